@@ -1,0 +1,46 @@
+"""InfoBatch for OpenMMLab: lossless training on fewer samples.
+
+Importing this package registers its components with mmengine and mmseg;
+``custom_imports = dict(imports=['infobatch_mm'])`` in a config is enough.
+"""
+
+from .compat import alias_config_bases, allow_resuming, require_family
+
+require_family()
+alias_config_bases()
+allow_resuming()
+
+from .dataset import IndexedDataset
+from .heads import WeightedDecodeHead
+from .hook import PRUNING_POLICIES, InfoBatchHook
+from .loops import (
+    InfoBatchEpochBasedTrainLoop,
+    InfoBatchIterBasedTrainLoop,
+)
+from .pruning import (
+    InfoBatchPolicy,
+    NoPruningPolicy,
+    Plan,
+    PruningPolicy,
+    QuantilePolicy,
+    RandomPolicy,
+)
+from .sampler import InfoBatchSampler
+
+__version__ = '0.1.0'
+
+__all__ = [
+    'PRUNING_POLICIES',
+    'IndexedDataset',
+    'InfoBatchEpochBasedTrainLoop',
+    'InfoBatchHook',
+    'InfoBatchIterBasedTrainLoop',
+    'InfoBatchPolicy',
+    'InfoBatchSampler',
+    'NoPruningPolicy',
+    'Plan',
+    'PruningPolicy',
+    'QuantilePolicy',
+    'RandomPolicy',
+    'WeightedDecodeHead',
+]

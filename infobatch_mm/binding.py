@@ -1,0 +1,167 @@
+"""Find the parts of a run that belong together, or say which is missing."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from mmengine.dist import all_gather_object, get_world_size
+from mmengine.runner import EpochBasedTrainLoop
+from torch import nn
+from torch.utils.data import DataLoader
+
+from .clock import FullDataClock
+from .dataset import IndexedDataset
+from .heads import WeightedHeadMixin
+from .sampler import InfoBatchSampler
+
+
+def check_single(hooks: Iterable[Any], kind: type) -> None:
+    """Raise a ValueError if there is more than one hook of a kind."""
+    if sum(isinstance(hook, kind) for hook in hooks) > 1:
+        raise ValueError(
+            f'the run has more than one {kind.__name__}, which would weight '
+            'and score each batch twice. Keep one in custom_hooks'
+        )
+
+
+def find_sampler(dataloader: DataLoader) -> InfoBatchSampler:
+    """Return the sampler of a train dataloader.
+
+    Raises:
+        TypeError: If it is not an :class:`InfoBatchSampler`.
+    """
+    sampler = dataloader.sampler
+    if not isinstance(sampler, InfoBatchSampler):
+        # A batch sampler of the user's holds the sampler itself.
+        sampler = getattr(dataloader.batch_sampler, 'sampler', sampler)
+    if not isinstance(sampler, InfoBatchSampler):
+        raise TypeError(
+            'InfoBatchHook needs train_dataloader.sampler to be an '
+            f'InfoBatchSampler, but it is {type(sampler).__name__}, which '
+            "would never prune. Set sampler=dict(type='InfoBatchSampler')"
+        )
+    return sampler
+
+
+def check_dataset(dataset: Any) -> None:
+    """Raise a TypeError unless the samples carry their index."""
+    if not isinstance(dataset, IndexedDataset):
+        raise TypeError(
+            'InfoBatchHook needs train_dataloader.dataset to be an '
+            f'IndexedDataset, but it is {type(dataset).__name__}, whose '
+            'samples do not carry their index. Set '
+            "dataset=dict(type='IndexedDataset', dataset=<the present one>)"
+        )
+
+
+def global_batch_size(dataloader: DataLoader, world_size: int) -> int:
+    """Return the number of samples of a step, over all ranks."""
+    batch_sampler: Any = dataloader.batch_sampler
+    return (dataloader.batch_size or batch_sampler.batch_size) * world_size
+
+
+def samples_budget(dataloader: DataLoader, loop: Any) -> int:
+    """Return the number of samples that a full-data run would see.
+
+    Must be called before the first round is planned.
+    """
+    world_size = get_world_size()
+    if not isinstance(loop, EpochBasedTrainLoop):
+        return loop.max_iters * global_batch_size(dataloader, world_size)
+    if dataloader.drop_last:
+        batch = global_batch_size(dataloader, world_size)
+        return loop.max_epochs * len(dataloader) * batch
+    return loop.max_epochs * find_sampler(dataloader).num_samples * world_size
+
+
+def find_heads(model: nn.Module) -> dict[str, WeightedHeadMixin]:
+    """Return the weighted heads of a model by name.
+
+    Raises:
+        ValueError: If there is none, or if a module that computes a loss is
+            not within a weighted head.
+    """
+    heads: dict[str, WeightedHeadMixin] = {}
+    unweighted = []
+    for name, module in model.named_modules():
+        if any(name.startswith(f'{head}.') for head in heads):
+            continue
+        if isinstance(module, WeightedHeadMixin):
+            heads[name] = module
+        elif hasattr(module, 'loss_by_feat'):
+            unweighted.append(f'{name} ({type(module).__name__})')
+    if unweighted:
+        raise ValueError(
+            'these heads are not weighted, so the gradients of pruned '
+            f'rounds would be biased: {", ".join(unweighted)}. Wrap each: '
+            "dict(type='WeightedDecodeHead', head=<the present config>)"
+        )
+    if not heads:
+        raise ValueError(
+            'InfoBatchHook found no weighted head in the model, so no loss '
+            "could be scored. Set decode_head=dict(type='WeightedDecodeHead',"
+            ' head=<the present config>)'
+        )
+    return heads
+
+
+def check_reported(heads: dict[str, WeightedHeadMixin], ledger: Any) -> None:
+    """Raise a RuntimeError if a weighted head gave no losses in a step."""
+    if len(ledger.reporters) == len(heads):
+        return
+    reporters = {id(head) for head in ledger.reporters}
+    silent = [n for n, head in heads.items() if id(head) not in reporters]
+    raise RuntimeError(
+        f'these heads did not call their loss_by_feat once in a training '
+        f'step, so their gradients were not weighted: {", ".join(silent)}'
+    )
+
+
+def check_same_on_all_ranks(digest: str) -> None:
+    """Raise a RuntimeError if the ranks have planned different rounds."""
+    digests = all_gather_object(digest)
+    if len(set(digests)) > 1:
+        raise RuntimeError(
+            'the ranks have planned different rounds, so samples would be '
+            f'lost and the weights wrong: {digests}. All ranks need the same '
+            'seed, data set and InfoBatch settings'
+        )
+
+
+def check_state(runner: Any, state: dict[str, Any], total: int) -> None:
+    """Raise a ValueError if a checkpoint cannot be resumed by this run."""
+    if state['total'] != total:
+        raise ValueError(
+            f'the checkpoint holds the scores of {state["total"]} samples, '
+            f'but the train data set has {total}. Resume with the data set '
+            'of the checkpoint, or start anew with load_from and without '
+            'resume'
+        )
+    randomness = runner.cfg.get('randomness', {})
+    seed = randomness.get('seed')
+    if randomness.get('diff_rank_seed') or seed in (None, state['seed']):
+        return
+    raise ValueError(
+        f'randomness.seed is {seed}, but the checkpoint was made with seed '
+        f'{state["seed"]}. Set that one, or leave the seed out to take it '
+        'from the checkpoint'
+    )
+
+
+def clock_of(loop: Any) -> FullDataClock:
+    """Return the full-data clock of a train loop.
+
+    mmengine's ``EpochBasedTrainLoop`` has none, but its rounds are its
+    epochs, so that one can be made for it.
+
+    Raises:
+        TypeError: If the loop can neither give nor be given a clock.
+    """
+    if hasattr(loop, 'clock'):
+        return loop.clock
+    if isinstance(loop, EpochBasedTrainLoop):
+        return FullDataClock(loop.max_iters, len(loop.dataloader))
+    raise TypeError(
+        f'train_cfg.type is {type(loop).__name__}, in which a pruned round '
+        'would neither end nor advance the schedule. Set '
+        "train_cfg.type='InfoBatchIterBasedTrainLoop'"
+    )

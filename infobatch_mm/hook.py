@@ -1,0 +1,458 @@
+"""The conductor: plans rounds, hands out weights, collects losses."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from mmengine.dist import get_world_size, is_main_process
+from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapperDict
+from mmengine.registry import HOOKS, Registry
+from mmengine.runner import EpochBasedTrainLoop
+from torch import Tensor
+
+from . import binding, pruning
+from .checkpoint import bind_checkpoint_hooks
+from .clock import Stopwatch
+from .ledger import Ledger
+from .pruning import Plan, PruningPolicy
+from .records import RunRecords, summary_table
+from .scores import ScoreBoard
+
+PRUNING_POLICIES = Registry('pruning policy', scope='infobatch_mm')
+for _policy in (
+    pruning.InfoBatchPolicy,
+    pruning.QuantilePolicy,
+    pruning.RandomPolicy,
+    pruning.NoPruningPolicy,
+):
+    PRUNING_POLICIES.register_module(module=_policy)
+
+
+def build_policy(config: Mapping[str, Any], delta: float) -> PruningPolicy:
+    """Build a pruning policy from its config.
+
+    Args:
+        config (dict): The ``type``, and arguments without ``delta``.
+        delta (float): The share of the clock from which all data is used.
+    """
+    options = dict(config)
+    name = options.pop('type', None)
+    if 'delta' in options:
+        raise ValueError(
+            f'policy.delta={options["delta"]} is not a setting of the '
+            f'policy here: set delta of InfoBatchHook (now {delta}) instead'
+        )
+    policy = PRUNING_POLICIES.get(name) if name else None
+    if policy is None:
+        known = ', '.join(PRUNING_POLICIES.module_dict)
+        raise ValueError(
+            f'policy.type={name!r} is not a pruning policy; known: {known}'
+        )
+    return policy(**options, delta=delta)
+
+
+# The entry of a checkpoint, and its version.
+STATE_KEY = 'infobatch'
+STATE_VERSION = 1
+
+
+@HOOKS.register_module()
+class InfoBatchHook(Hook):
+    """Prune the training data dynamically (InfoBatch, arXiv 2303.04947).
+
+    Before training it binds the :class:`InfoBatchSampler`, the
+    :class:`IndexedDataset` and the weighted heads of a run. Before each round
+    it plans the round from the scores; before each step it looks up the
+    weights of the batch by the ids that came with it; after the step it takes
+    the losses of its images as their new scores.
+
+    It writes ``infobatch.jsonl`` (a line a round) and
+    ``infobatch_summary.json`` to the work directory, and the scalars
+    ``infobatch/kept_ratio``, ``infobatch/saved_ratio``,
+    ``infobatch/threshold`` and ``infobatch/mean_weight`` to all visualizer
+    backends.
+
+    Args:
+        policy (dict): Config of the pruning policy. Defaults to
+            ``dict(type='InfoBatchPolicy')``.
+        delta (float): The share of the full-data budget from which all data
+            is used (annealing), in [0, 1]. Defaults to 0.875.
+    """
+
+    # After ParamSchedulerHook (70), whose steps the clock completes, and
+    # before CheckpointHook (90), which must save the clock and the scores of
+    # the iteration that it saves.
+    priority = 75
+
+    def __init__(
+        self,
+        policy: Mapping[str, Any] = dict(type='InfoBatchPolicy'),
+        *,
+        delta: float = 0.875,
+    ) -> None:
+        self.policy = build_policy(policy, delta)
+        self.delta = delta
+        self.ledger = Ledger()
+        self.plan: Plan | None = None
+        self.samples_done = 0
+        self.round = 0
+        self.round_begin_iter = 0
+        self.samples_seen = 0
+        self.samples_planned = 0
+        self.train_time = Stopwatch()
+        self.round_time = Stopwatch()
+        self.overhead = Stopwatch()
+        self._is_resumed = False
+        self._saved: dict[str, Any] | None = None
+
+    # The run
+
+    def before_train(self, runner: Any) -> None:
+        """Bind the parts of the run, or say which one is missing."""
+        binding.check_single(runner.hooks, InfoBatchHook)
+        loop, loader = runner.train_loop, runner.train_dataloader
+        self.sampler = binding.find_sampler(loader)
+        binding.check_dataset(loader.dataset)
+        self.heads = binding.find_heads(runner.model)
+        self.clock = binding.clock_of(loop)
+        for head in self.heads.values():
+            head.infobatch_ledger = self.ledger
+        bind_checkpoint_hooks(runner, self)
+        self.is_epoch_based = isinstance(loop, EpochBasedTrainLoop)
+        self.batch_size = binding.global_batch_size(loader, get_world_size())
+        self.samples_budget = binding.samples_budget(loader, loop)
+        self.device = next(runner.model.parameters()).device
+        self.board = ScoreBoard(len(loader.dataset), device=self.device)
+        self.weights = torch.ones(len(loader.dataset))
+        if self._is_resumed:
+            self._restore(runner)
+        self.records = RunRecords(runner.work_dir)
+        if is_main_process():
+            self.records.begin(self.round)
+
+    def after_train(self, runner: Any) -> None:
+        """Write the summary and log it as a table."""
+        if is_main_process():
+            summary = self.summary(runner)
+            self.records.write_summary(summary)
+            runner.logger.info(f'\n{summary_table(summary)}')
+
+    def summary(self, runner: Any) -> dict[str, Any]:
+        """Return what the run has cost, against its full-data budget."""
+        return dict(
+            policy=repr(self.policy),
+            total=len(self.weights),
+            rounds=self.round,
+            samples_budget=self.samples_budget,
+            samples_seen=self.samples_seen,
+            saved_ratio=1 - self.samples_seen / self.samples_budget,
+            iters_budget=self.clock.budget,
+            iters_run=runner.iter,
+            train_seconds=self.train_time.read(),
+            overhead_seconds=self.overhead.read(),
+        )
+
+    # Rounds
+
+    def before_train_epoch(self, runner: Any) -> None:
+        """Begin the round, where an epoch is a round."""
+        if self.is_epoch_based:
+            self.before_train_round(runner)
+
+    def after_train_epoch(self, runner: Any) -> None:
+        """End the round, where an epoch is a round."""
+        if self.is_epoch_based:
+            self.after_train_round(runner)
+
+    def before_train_round(self, runner: Any) -> None:
+        """Plan the coming round and hand the plan to the sampler."""
+        if self.plan is None:
+            self.round_time = Stopwatch()
+        self._go_on()
+        with self._counted():
+            self.sampler.set_epoch(self.round)
+            if self.plan is None:
+                self._begin_round(runner)
+            else:
+                self._continue_round(runner)
+            assert self.plan is not None
+            binding.check_same_on_all_ranks(self.plan.digest())
+            self.weights[self.plan.indices] = self.plan.weights
+            self._set_max_iters(runner)
+            runner.visualizer.add_scalars(self._scalars(), step=runner.iter)
+
+    def _begin_round(self, runner: Any) -> None:
+        plan = self.policy.plan(
+            self.board.scores.cpu(),
+            generator=self.sampler.generator(),
+            multiple_of=self.batch_size,
+            progress=self.clock.progress,
+        )
+        if not self.is_epoch_based:
+            # An epoch may end with a smaller batch, as with DefaultSampler.
+            plan = plan.trimmed(self.batch_size)
+        self.plan, self.samples_done = plan, 0
+        self.sampler.begin_round(plan)
+        self.clock.begin_round(len(runner.train_dataloader))
+        self.round_begin_iter = runner.iter
+        self.samples_planned += len(plan)
+
+    def _continue_round(self, runner: Any) -> None:
+        """Go on with a round that a resumed run had begun."""
+        assert self.plan is not None
+        self.sampler.begin_round(self.plan, start=self.samples_done)
+        if self._saved is None or self._has_layout_of(self._saved):
+            return
+        # Other global batches: the rest of the round is laid out anew, and is
+        # worth the rest of its share of the clock.
+        iters = len(runner.train_dataloader)
+        left = 1 - self.samples_done / len(self.plan)
+        ticks = max(iters, round(left * self.clock.pass_ticks))
+        if self.is_epoch_based:
+            ends = (self.round + 1) * self.clock.pass_ticks
+            self.clock.move_to(ends - ticks)
+        self.clock.begin_round(iters, ticks=ticks)
+
+    def after_train_round(self, runner: Any) -> None:
+        """Merge the scores and record the round that ended."""
+        with self._counted():
+            self.merge_scores()
+            if self.board.nonfinite:
+                runner.logger.warning(
+                    f'InfoBatch round {self.round}: '
+                    f'{self.board.nonfinite} losses were NaN or infinite. '
+                    'Their samples are kept at weight 1 until they give a '
+                    'finite one'
+                )
+        self._pause()
+        if is_main_process():
+            self._write_round()
+        self.board.nonfinite = 0
+        self.plan = None
+        self.round += 1
+
+    def merge_scores(self) -> None:
+        """Exchange the new scores between the ranks; all must call it."""
+        self.board.merge()
+
+    def _set_max_iters(self, runner: Any) -> None:
+        """Tell the loop and the optimizer how long the run will be.
+
+        The loop's number is behind the ETA and ``is_last_train_iter``, the
+        optimizer wrapper's behind the last step of gradient accumulation.
+        """
+        max_iters = runner.iter + self.clock.estimate_iters_left(self.delta)
+        runner.train_loop._max_iters = max_iters
+        runner.message_hub.update_info('max_iters', max_iters)
+        wrapper = runner.optim_wrapper
+        is_dict = isinstance(wrapper, OptimWrapperDict)
+        for single in wrapper.values() if is_dict else [wrapper]:
+            single._max_counts = max_iters
+            single._remainder_counts = max_iters % single._accumulative_counts
+
+    def _scalars(self) -> dict[str, float]:
+        assert self.plan is not None
+        planned_of = len(self.weights) * (self.round + 1)
+        scalars = {
+            'infobatch/kept_ratio': len(self.plan) / len(self.weights),
+            'infobatch/saved_ratio': 1 - self.samples_planned / planned_of,
+            'infobatch/mean_weight': self.plan.mean_weight,
+        }
+        if self.plan.threshold is not None:
+            scalars['infobatch/threshold'] = self.plan.threshold
+        return scalars
+
+    def _write_round(self) -> None:
+        assert self.plan is not None
+        self.records.add_round(
+            dict(
+                round=self.round,
+                iter=self.round_begin_iter,
+                total=len(self.weights),
+                kept=len(self.plan),
+                threshold=self.plan.threshold,
+                mean_weight=self.plan.mean_weight,
+                digest=self.plan.digest(),
+                nonfinite=self.board.nonfinite,
+                seconds=self.round_time.seconds,
+            )
+        )
+
+    # Steps
+
+    def before_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None
+    ) -> None:
+        """Look up the weights of the batch by the ids that came with it."""
+        with self._counted():
+            ids, slots = self._ids(data_batch)
+            self.ledger.open(
+                self._to_device(torch.tensor(slots)),
+                self._to_device(self.weights[ids]),
+            )
+            self.samples_seen += len(ids) * self.sampler.world_size
+
+    def after_train_iter(
+        self,
+        runner: Any,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: Any = None,
+    ) -> None:
+        """Score the batch and advance the clock."""
+        with self._counted():
+            binding.check_reported(self.heads, self.ledger)
+            self.board.update(*self.ledger.close())
+            self.samples_done += self.batch_size
+            for _ in range(self.clock.tick() - 1):
+                _step_schedulers(runner.param_schedulers)
+
+    def _ids(self, data_batch: Any) -> tuple[list[int], list[int]]:
+        """Return the ids of a batch, and where their scores go."""
+        samples = data_batch['data_samples']
+        ids = [sample.infobatch_index for sample in samples]
+        slots = [
+            self.board.unscored if sample.infobatch_refetched else index
+            for sample, index in zip(samples, ids, strict=True)
+        ]
+        return ids, slots
+
+    def _to_device(self, tensor: Tensor) -> Tensor:
+        """Copy a small host tensor without waiting for the device."""
+        if self.device.type == 'cuda':
+            tensor = tensor.pin_memory()
+        return tensor.to(self.device, non_blocking=True)
+
+    # Checkpoints
+
+    def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
+        """Add the state of the run, as tensors and plain scalars."""
+        checkpoint[STATE_KEY] = self.state_dict()
+
+    def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
+        """Keep the state of a run that is resumed; ``load_from`` has none."""
+        if runner._resume:
+            self._is_resumed = True
+            self._saved = checkpoint.get(STATE_KEY)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that the rest of the run depends on."""
+        state = dict(
+            version=STATE_VERSION,
+            policy=repr(self.policy),
+            total=len(self.weights),
+            seed=self.sampler.seed,
+            batch_size=self.batch_size,
+            round=self.round,
+            round_begin_iter=self.round_begin_iter,
+            clock=self.clock.state_dict(),
+            scores=self.board.scores.cpu(),
+            nonfinite=self.board.nonfinite,
+            samples_seen=self.samples_seen,
+            samples_planned=self.samples_planned,
+            train_seconds=self.train_time.read(),
+            round_seconds=self.round_time.read(),
+            overhead_seconds=self.overhead.read(),
+        )
+        if self.plan is not None:
+            state['indices'] = self.plan.indices
+            state['weights'] = self.plan.weights
+            state['threshold'] = self.plan.threshold
+            state['samples_done'] = min(self.samples_done, len(self.plan))
+        return state
+
+    def _restore(self, runner: Any) -> None:
+        """Take up a resumed run where its checkpoint left it."""
+        state = self._saved
+        if state is None:
+            self._restore_without_state(runner)
+            return
+        binding.check_state(runner, state, len(self.weights))
+        if state['policy'] != repr(self.policy):
+            runner.logger.warning(
+                f'the checkpoint was made with {state["policy"]}; from its '
+                f'next round on the run uses {self.policy!r}'
+            )
+        self.sampler.seed = state['seed']
+        self.round = state['round']
+        self.round_begin_iter = state['round_begin_iter']
+        self.board.load(state['scores'])
+        self.board.nonfinite = state['nonfinite']
+        self.samples_seen = state['samples_seen']
+        self.samples_planned = state['samples_planned']
+        self.train_time = Stopwatch(state['train_seconds'])
+        self.round_time = Stopwatch(state['round_seconds'])
+        self.overhead = Stopwatch(state['overhead_seconds'])
+        self._restore_clock(state)
+        if 'indices' in state:
+            self.plan = Plan(
+                state['indices'].cpu(),
+                state['weights'].cpu(),
+                state['threshold'],
+            )
+            self.samples_done = state['samples_done']
+
+    def _restore_without_state(self, runner: Any) -> None:
+        """Start pruning in a run that began without it."""
+        runner.logger.warning(
+            'the checkpoint has no state of InfoBatch, so no sample has a '
+            'score yet: the first round after it uses all data'
+        )
+        passed = self.clock.pass_ticks
+        if self.is_epoch_based:
+            self.clock.move_to(runner.epoch * passed)
+        else:
+            self.clock.move_to(runner.iter)
+        self.round = self.clock.now // passed
+        self.samples_planned = self.round * len(self.weights)
+        self.samples_seen = round(self.clock.progress * self.samples_budget)
+
+    def _restore_clock(self, state: dict[str, Any]) -> None:
+        clock = self.clock
+        clock.load_state_dict(state['clock'])
+        if self.is_epoch_based and not self._has_layout_of(state):
+            # The tick of an epoch loop is a batch, so its size has changed.
+            ratio = clock.pass_ticks / state['clock']['pass_ticks']
+            clock.move_to(round(clock.now * ratio))
+
+    def _has_layout_of(self, state: dict[str, Any]) -> bool:
+        return state['batch_size'] == self.batch_size
+
+    # Time
+
+    def before_val(self, runner: Any) -> None:
+        """Leave validation out of the training time."""
+        self._pause()
+
+    def after_val(self, runner: Any) -> None:
+        """Go on with the training time, if a round is under way."""
+        if self.plan is not None:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        self.round_time.start()
+        self.train_time.start()
+
+    def _pause(self) -> None:
+        self.round_time.stop()
+        self.train_time.stop()
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Count the time of a block as overhead."""
+        self.overhead.start()
+        yield
+        self.overhead.stop()
+
+
+def _step_schedulers(schedulers: Any) -> None:
+    """Step iteration-based schedulers once, as ParamSchedulerHook does."""
+    if isinstance(schedulers, dict):
+        for group in schedulers.values():
+            _step_schedulers(group)
+        return
+    for scheduler in schedulers or []:
+        if not scheduler.by_epoch:
+            scheduler.step()

@@ -1,0 +1,75 @@
+"""What a run leaves behind: a line for each round, and a summary."""
+
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+class RunRecords:
+    """The files ``infobatch.jsonl`` and ``infobatch_summary.json``.
+
+    Args:
+        work_dir (str): Where they are written.
+    """
+
+    def __init__(self, work_dir: str) -> None:
+        self.rounds_file = Path(work_dir) / 'infobatch.jsonl'
+        self.summary_file = Path(work_dir) / 'infobatch_summary.json'
+
+    def begin(self, first_round: int) -> None:
+        """Drop the lines of rounds that will be run again.
+
+        A last line torn by a crash is dropped too.
+
+        Args:
+            first_round (int): The round that the run begins or resumes with.
+        """
+        if not self.rounds_file.exists():
+            return
+        lines = self.rounds_file.read_text().splitlines()
+        kept = [line for line in lines if _round_of(line) < first_round]
+        self.rounds_file.write_text(''.join(f'{line}\n' for line in kept))
+
+    def add_round(self, record: dict[str, Any]) -> None:
+        """Append the line of a round."""
+        with self.rounds_file.open('a') as file:
+            file.write(json.dumps(record) + '\n')
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Write the summary of the run."""
+        self.summary_file.write_text(json.dumps(summary, indent=2) + '\n')
+
+
+def _round_of(line: str) -> float:
+    """Return the round that a line is about, infinity if it is torn."""
+    try:
+        return json.loads(line)['round']
+    except (ValueError, KeyError, TypeError):
+        return math.inf
+
+
+def summary_table(summary: dict[str, Any]) -> str:
+    """Return the summary as a table for the log."""
+    table = Table(title='InfoBatch', show_header=False)
+    seen, budget = summary['samples_seen'], summary['samples_budget']
+    rows = {
+        'policy': summary['policy'],
+        'samples seen': f'{seen:,} of {budget:,}',
+        'samples saved': f'{summary["saved_ratio"]:.1%}',
+        'iterations': (
+            f'{summary["iters_run"]:,} of {summary["iters_budget"]:,}'
+        ),
+        'rounds': str(summary['rounds']),
+        'training time': f'{summary["train_seconds"]:.1f} s',
+        'of it overhead': f'{summary["overhead_seconds"]:.2f} s',
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    text = io.StringIO()
+    Console(file=text, width=79).print(table)
+    return text.getvalue()

@@ -1,0 +1,100 @@
+"""The order of a pruned round."""
+
+from collections.abc import Iterator, Sized
+
+import torch
+from mmengine.dataset import DefaultSampler
+from mmengine.registry import DATA_SAMPLERS
+from torch import Tensor
+
+from .pruning import Plan
+
+_CHUNK = 65536
+
+
+@DATA_SAMPLERS.register_module()
+class InfoBatchSampler(DefaultSampler):
+    """Yield the samples of a planned round, or all of them.
+
+    It differs from ``DefaultSampler`` in one thing: once :meth:`begin_round`
+    was called for the present epoch, it yields that plan. Without a plan the
+    order is that of ``DefaultSampler`` under the same seed and epoch.
+
+    Iterating has no side effect: asking twice within a round gives the same
+    order twice. Ranks take every ``world_size``-th sample, so that the global
+    batches are those of a single process. The global random state is never
+    touched.
+
+    Args:
+        dataset (Sized): The data set.
+        shuffle (bool): Must be True; accepted so that the sampler of a stock
+            config can be replaced by its type alone.
+        seed (int, optional): Seed, the same on all ranks. None draws one and
+            shares it.
+        round_up (bool): Whether a round that does not divide by the world
+            size is padded with its first samples. Defaults to True.
+    """
+
+    def __init__(
+        self,
+        dataset: Sized,
+        shuffle: bool = True,
+        seed: int | None = None,
+        round_up: bool = True,
+    ) -> None:
+        if not shuffle:
+            raise ValueError(
+                'InfoBatchSampler(shuffle=False) is not possible: a pruned '
+                'round is a random draw. Leave shuffle at True'
+            )
+        super().__init__(dataset, shuffle=True, seed=seed, round_up=round_up)
+        self._plan: Plan | None = None
+        self._planned_epoch = -1
+        self._start = 0
+
+    def generator(self) -> torch.Generator:
+        """Return a new generator for the present seed and epoch."""
+        return torch.Generator().manual_seed(self.seed + self.epoch)
+
+    def begin_round(self, plan: Plan, *, start: int = 0) -> None:
+        """Set what the present epoch yields.
+
+        Args:
+            plan (Plan): The plan, the same on all ranks.
+            start (int): How many samples of the plan, over all ranks, have
+                been trained on already (in a resumed run).
+        """
+        self._plan, self._planned_epoch = plan, self.epoch
+        self._start = start
+
+    def _indices(self) -> Tensor:
+        """Return this rank's indices, int64, in training order."""
+        if self._plan is not None and self._planned_epoch == self.epoch:
+            indices = self._plan.indices[self._start :]
+        else:
+            indices = torch.randperm(
+                len(self.dataset), generator=self.generator()
+            )
+        missing = -len(indices) % self.world_size
+        if self.round_up and missing and len(indices):
+            repeats = -(-missing // len(indices))
+            indices = torch.cat([indices, indices.repeat(repeats)[:missing]])
+        return indices[self.rank :: self.world_size]
+
+    def __iter__(self) -> Iterator[int]:
+        return _as_ints(self._indices())
+
+    def __len__(self) -> int:
+        """Number of samples that this rank yields in the coming round."""
+        if self._plan is None or self._planned_epoch != self.epoch:
+            return self.num_samples
+        total = len(self._plan) - self._start
+        if self.round_up:
+            return -(-total // self.world_size)
+        return len(range(self.rank, total, self.world_size))
+
+
+def _as_ints(indices: Tensor) -> Iterator[int]:
+    """Yield Python ints, without holding one for every sample."""
+    for chunk in indices.split(_CHUNK):
+        yield from chunk.tolist()

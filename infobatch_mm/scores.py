@@ -1,0 +1,80 @@
+"""The last loss of every sample."""
+
+import torch
+from mmengine.dist import all_gather, all_reduce, get_world_size
+from torch import Tensor
+
+
+class ScoreBoard:
+    """One score a sample, kept on the training device.
+
+    A score is the last finite training loss of the sample. A sample that was
+    never seen, or whose last loss was not finite, has no score: NaN. Updates
+    make no host synchronisation; the ranks of a distributed run hold their
+    own updates until :meth:`merge`.
+
+    Args:
+        num_samples (int): Number of samples, N.
+        device (torch.device | str): Where the scores live.
+
+    Attributes:
+        nonfinite (int): Losses that were not finite since it was last set to
+            zero, over all ranks, as of the last merge.
+        unscored (int): An id that is no sample's. What is written under it is
+            never read; a loss that belongs to no known sample goes there.
+    """
+
+    def __init__(
+        self, num_samples: int, *, device: torch.device | str = 'cpu'
+    ) -> None:
+        self.unscored = num_samples
+        # One slot more than samples, so that no update needs a branch.
+        self._slots = torch.full((num_samples + 1,), torch.nan, device=device)
+        self.nonfinite = 0
+        self._new_nonfinite = torch.zeros((), dtype=torch.int64, device=device)
+        self._updated: list[Tensor] = []
+
+    def __len__(self) -> int:
+        return self.unscored
+
+    @property
+    def scores(self) -> Tensor:
+        """Tensor: The scores, float32, shape (N,), NaN where there is none."""
+        return self._slots[:-1]
+
+    def update(self, ids: Tensor, losses: Tensor) -> None:
+        """Set the scores of a batch.
+
+        Args:
+            ids (Tensor): Sample ids, int64, shape (B,), on the device.
+            losses (Tensor): Their losses, shape (B,), on the device.
+        """
+        finite = losses.isfinite()
+        self._slots[ids] = losses.float().where(finite, torch.nan)
+        self._new_nonfinite += (~finite & (ids != self.unscored)).sum()
+        if get_world_size() > 1:
+            self._updated.append(ids)
+
+    def merge(self) -> None:
+        """Exchange the updates since the last merge between all ranks.
+
+        Ids travel as int64 and scores as float32. Every rank must call it,
+        after equally many updates of equal size.
+        """
+        all_reduce(self._new_nonfinite)
+        self.nonfinite += int(self._new_nonfinite.item())
+        self._new_nonfinite.zero_()
+        if not self._updated:
+            return
+        ids = torch.cat(self._updated)
+        scores = self._slots[ids]
+        # In the order of ranks, so that a padded sample that was trained on
+        # two of them ends with the same score everywhere.
+        pairs = zip(all_gather(ids), all_gather(scores), strict=True)
+        for rank_ids, rank_scores in pairs:
+            self._slots[rank_ids] = rank_scores
+        self._updated = []
+
+    def load(self, scores: Tensor) -> None:
+        """Take over saved scores, shape (N,)."""
+        self._slots[:-1] = scores.to(self._slots)

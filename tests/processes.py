@@ -1,0 +1,103 @@
+"""Real processes for the tests: forked, so that they start in no time."""
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+FORK = multiprocessing.get_context('fork')
+
+
+def _child(function: Callable[..., Any], args: tuple, progress: Any) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    function(*args, progress)
+
+
+class Child:
+    """A process that runs a function and can be killed at any moment.
+
+    The function gets its arguments and then a counter to report progress by.
+    """
+
+    def __init__(self, function: Callable[..., Any], *args: Any) -> None:
+        self.progress = FORK.Value('i', 0)
+        self.process = FORK.Process(
+            target=_child, args=(function, args, self.progress)
+        )
+        self.process.start()
+
+    def kill_after(self, count: int, delay: float, timeout: float) -> bool:
+        """SIGKILL it ``delay`` s after its progress reached ``count``.
+
+        Returns:
+            bool: False if it ended by itself before.
+        """
+        end = time.monotonic() + timeout
+        while self.progress.value < count and self.process.is_alive():
+            assert time.monotonic() < end, 'no progress'
+            time.sleep(0.001)
+        time.sleep(delay)
+        if not self.process.is_alive():
+            return False
+        os.kill(self.process.pid, signal.SIGKILL)
+        self.process.join()
+        return True
+
+    def join(self, timeout: float) -> int:
+        """Wait for its end and return its exit code."""
+        self.process.join(timeout)
+        if self.process.is_alive():
+            self.process.kill()
+            raise AssertionError(f'still running after {timeout} s')
+        return self.process.exitcode
+
+
+def _rank(
+    function: Callable[..., Any],
+    rank: int,
+    world_size: int,
+    port: int,
+    args: tuple,
+    progress: Any,
+) -> None:
+    import torch.distributed as dist
+
+    os.environ.update(
+        MASTER_ADDR='127.0.0.1',
+        MASTER_PORT=str(port),
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(world_size),
+    )
+    dist.init_process_group('gloo', rank=rank, world_size=world_size)
+    try:
+        function(*args)
+    finally:
+        dist.destroy_process_group()
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as server:
+        server.bind(('127.0.0.1', 0))
+        return server.getsockname()[1]
+
+
+def run_ranks(
+    world_size: int,
+    function: Callable[..., Any],
+    *args: Any,
+    timeout: float = 300,
+) -> list[int]:
+    """Run a function on several gloo ranks; return their exit codes."""
+    port = _free_port()
+    children = [
+        Child(_rank, function, rank, world_size, port, args)
+        for rank in range(world_size)
+    ]
+    return [child.join(timeout) for child in children]
