@@ -156,6 +156,12 @@ def clock_of(loop: Any) -> FullDataClock:
     Raises:
         TypeError: If the loop can neither give nor be given a clock.
     """
+    if len(loop.dataloader) == 0:
+        raise ValueError(
+            'the train dataloader has no batch: its '
+            f'{len(loop.dataloader.dataset)} samples are fewer than one batch '
+            'on each rank and drop_last is set. Lower the batch size'
+        )
     if hasattr(loop, 'clock'):
         return loop.clock
     if isinstance(loop, EpochBasedTrainLoop):

@@ -83,5 +83,12 @@ class IndexedDataset:
             raise AttributeError(name)
         return getattr(self.dataset, name)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Hooks that switch the pipeline set it on the outermost data set.
+        if name in ('dataset', '_redraws'):
+            super().__setattr__(name, value)
+        else:
+            setattr(self.dataset, name, value)
+
     def __repr__(self) -> str:
         return f'{type(self).__name__}({self.dataset!r})'

@@ -208,7 +208,7 @@ class InfoBatchHook(Hook):
         # Other global batches: the rest of the round is laid out anew, and is
         # worth the rest of its share of the clock.
         iters = len(runner.train_dataloader)
-        left = 1 - self.samples_done / len(self.plan)
+        left = max(0, 1 - self.samples_done / len(self.plan))
         ticks = max(iters, round(left * self.clock.pass_ticks))
         if self.is_epoch_based:
             ends = (self.round + 1) * self.clock.pass_ticks
@@ -360,7 +360,7 @@ class InfoBatchHook(Hook):
             state['indices'] = self.plan.indices
             state['weights'] = self.plan.weights
             state['threshold'] = self.plan.threshold
-            state['samples_done'] = min(self.samples_done, len(self.plan))
+            state['samples_done'] = self.samples_done
         return state
 
     def _restore(self, runner: Any) -> None:
@@ -443,8 +443,10 @@ class InfoBatchHook(Hook):
     def _counted(self) -> Iterator[None]:
         """Count the time of a block as overhead."""
         self.overhead.start()
-        yield
-        self.overhead.stop()
+        try:
+            yield
+        finally:
+            self.overhead.stop()
 
 
 def _step_schedulers(schedulers: Any) -> None:

@@ -77,15 +77,15 @@ class PruneRatio:
 
     def __init__(self, start: float, end: float, *, delta: float) -> None:
         for name, ratio in (('start', start), ('end', end)):
-            if not 0 <= ratio < 1:
+            if not isinstance(ratio, (int, float)) or not 0 <= ratio < 1:
                 raise ValueError(
                     f'prune_ratio must be in [0, 1), but its {name} is '
-                    f'{ratio}: at 1 no sample of the stratum could be kept, '
+                    f'{ratio!r}: at 1 no sample of the stratum could be kept, '
                     'and no weight would make up for it'
                 )
-        if not 0 <= delta <= 1:
+        if not isinstance(delta, (int, float)) or not 0 <= delta <= 1:
             raise ValueError(
-                f'delta must be in [0, 1], but got {delta}: it is the share '
+                f'delta must be in [0, 1], but got {delta!r}: it is the share '
                 'of the full-data budget after which all data is used'
             )
         self.start, self.end, self.delta = start, end, delta
@@ -307,7 +307,14 @@ def _draw(
     weights = torch.tensor(
         [n / m if m else 1.0 for n, m in zip(sizes, kept, strict=True)]
     )
-    return Plan(order[chosen], weights[strata[chosen].int()], threshold)
+    indices, strata = order[chosen], strata[chosen]
+    if len(indices) == len(order):
+        return Plan(order, torch.ones(len(order)), threshold)
+    # Evenly spaced members leave the ends of the round to the strata that are
+    # kept whole; after a uniform rotation each position is like any other.
+    shift = int(torch.randint(len(indices), (1,), generator=generator))
+    indices, strata = indices.roll(shift), strata.roll(shift)
+    return Plan(indices, weights[strata.int()], threshold)
 
 
 class InfoBatchPolicy(PruningPolicy):

@@ -9,6 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from .checkpoint import AtomicLocalBackend
+
 
 class RunRecords:
     """The files ``infobatch.jsonl`` and ``infobatch_summary.json``.
@@ -33,7 +35,8 @@ class RunRecords:
             return
         lines = self.rounds_file.read_text().splitlines()
         kept = [line for line in lines if _round_of(line) < first_round]
-        self.rounds_file.write_text(''.join(f'{line}\n' for line in kept))
+        text = ''.join(f'{line}\n' for line in kept)
+        AtomicLocalBackend().put_text(text, self.rounds_file)
 
     def add_round(self, record: dict[str, Any]) -> None:
         """Append the line of a round."""

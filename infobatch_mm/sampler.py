@@ -70,16 +70,17 @@ class InfoBatchSampler(DefaultSampler):
     def _indices(self) -> Tensor:
         """Return this rank's indices, int64, in training order."""
         if self._plan is not None and self._planned_epoch == self.epoch:
-            indices = self._plan.indices[self._start :]
+            indices, start = self._plan.indices, self._start
         else:
             indices = torch.randperm(
                 len(self.dataset), generator=self.generator()
             )
+            start = 0
         missing = -len(indices) % self.world_size
         if self.round_up and missing and len(indices):
             repeats = -(-missing // len(indices))
             indices = torch.cat([indices, indices.repeat(repeats)[:missing]])
-        return indices[self.rank :: self.world_size]
+        return indices[start + self.rank :: self.world_size]
 
     def __iter__(self) -> Iterator[int]:
         return _as_ints(self._indices())
@@ -88,7 +89,7 @@ class InfoBatchSampler(DefaultSampler):
         """Number of samples that this rank yields in the coming round."""
         if self._plan is None or self._planned_epoch != self.epoch:
             return self.num_samples
-        total = len(self._plan) - self._start
+        total = max(0, len(self._plan) - self._start)
         if self.round_up:
             return -(-total // self.world_size)
         return len(range(self.rank, total, self.world_size))

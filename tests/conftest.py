@@ -2,8 +2,16 @@
 
 import pytest
 import torch
+from mmengine.config import Config
 
 
 @pytest.fixture(autouse=True)
 def _one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _plain_config_text(monkeypatch):
+    """Skip yapf, with which mmengine lays the config out in a second a run."""
+    text = property(lambda config: '\n'.join(map(repr, config.items())))
+    monkeypatch.setattr(Config, 'pretty_text', text)

@@ -72,6 +72,8 @@ def _rank(
         RANK=str(rank),
         LOCAL_RANK=str(rank),
         WORLD_SIZE=str(world_size),
+        OMP_NUM_THREADS='1',
+        MKL_NUM_THREADS='1',
     )
     dist.init_process_group('gloo', rank=rank, world_size=world_size)
     try:

@@ -1,14 +1,22 @@
 """A real but tiny mmseg run, the common ground of the tests."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
+from itertools import count
 from typing import Any
+from unittest.mock import patch
 
+import torch
 from mmengine.config import Config
 from mmengine.registry import DATASETS
 from mmengine.runner import Runner
 
 import infobatch_mm.digit_scenes  # noqa: F401
 from infobatch_mm.digit_scenes import DigitScenes
+
+# For names: mmengine keeps loggers, message hubs and visualizers by them.
+NUMBERS = count()
 
 NORM = dict(type='BN', requires_grad=True)
 
@@ -26,34 +34,40 @@ class FlakyScenes(DigitScenes):
 
 
 def uper_head(**settings: Any) -> dict:
-    return dict(
-        type='UPerHead',
-        in_channels=[8, 16, 32, 64],
-        in_index=[0, 1, 2, 3],
-        pool_scales=(1, 2),
-        channels=8,
-        dropout_ratio=0.0,
-        num_classes=11,
-        norm_cfg=NORM,
-        align_corners=False,
-        loss_decode=dict(type='CrossEntropyLoss', loss_weight=1.0),
-    ) | settings
+    return (
+        dict(
+            type='UPerHead',
+            in_channels=[8, 16, 32, 64],
+            in_index=[0, 1, 2, 3],
+            pool_scales=(1, 2),
+            channels=8,
+            dropout_ratio=0.0,
+            num_classes=11,
+            norm_cfg=NORM,
+            align_corners=False,
+            loss_decode=dict(type='CrossEntropyLoss', loss_weight=1.0),
+        )
+        | settings
+    )
 
 
 def fcn_head(**settings: Any) -> dict:
-    return dict(
-        type='FCNHead',
-        in_channels=32,
-        in_index=2,
-        channels=8,
-        num_convs=1,
-        concat_input=False,
-        dropout_ratio=0.0,
-        num_classes=11,
-        norm_cfg=NORM,
-        align_corners=False,
-        loss_decode=dict(type='CrossEntropyLoss', loss_weight=0.4),
-    ) | settings
+    return (
+        dict(
+            type='FCNHead',
+            in_channels=32,
+            in_index=2,
+            channels=8,
+            num_convs=1,
+            concat_input=False,
+            dropout_ratio=0.0,
+            num_classes=11,
+            norm_cfg=NORM,
+            align_corners=False,
+            loss_decode=dict(type='CrossEntropyLoss', loss_weight=0.4),
+        )
+        | settings
+    )
 
 
 def weighted(head: dict) -> dict:
@@ -90,13 +104,16 @@ def model(*, pruned: bool, decode: Any = None, auxiliary: Any = None) -> dict:
 
 
 def scenes(num_scenes: int, **settings: Any) -> dict:
-    return dict(
-        type='DigitScenes',
-        split='train',
-        num_scenes=num_scenes,
-        size=32,
-        pipeline=[dict(type='PackSegInputs')],
-    ) | settings
+    return (
+        dict(
+            type='DigitScenes',
+            split='train',
+            num_scenes=num_scenes,
+            size=32,
+            pipeline=[dict(type='PackSegInputs')],
+        )
+        | settings
+    )
 
 
 def config(
@@ -120,8 +137,7 @@ def config(
         sampler = dict(type='InfoBatchSampler')
         policy = policy or dict(type='InfoBatchPolicy', prune_ratio=0.5)
         hooks = [dict(type='InfoBatchHook', policy=policy, delta=delta)]
-    # mmengine keeps loggers, message hubs and visualizers by name.
-    name = f'toy_{abs(hash(str(work_dir)))}'
+    name = f'toy_{next(NUMBERS)}'
     cfg = Config(
         dict(
             default_scope='mmseg',
@@ -172,6 +188,19 @@ def make_iter_based(cfg: Config, max_iters: int) -> None:
         dict(type='PolyLR', power=0.9, by_epoch=False, end=max_iters)
     ]
     cfg.log_processor = dict(by_epoch=False)
+
+
+@contextmanager
+def count_steps(steps: list) -> Iterator[None]:
+    """Append to a list for each step of an SGD optimizer."""
+    stock = torch.optim.SGD.step
+
+    def step(self: Any, *args: Any, **kwargs: Any) -> Any:
+        steps.append(1)
+        return stock(self, *args, **kwargs)
+
+    with patch.object(torch.optim.SGD, 'step', step):
+        yield
 
 
 def train(cfg: Config) -> Runner:

@@ -1,0 +1,95 @@
+"""Pruned runs under mixed precision and with accumulated gradients."""
+
+from contextlib import contextmanager
+
+import pytest
+import torch
+import toys
+from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper
+from mmengine.registry import HOOKS, OPTIM_WRAPPERS
+from mmengine.runner.amp import autocast
+
+SAMPLES, BATCH, EPOCHS = 20, 4, 5
+# Rounds of 5, 4, 4, 5 and 5 iterations. 2 and 3 leave a remainder of 23.
+HALF_OF_HALF = dict(
+    type='QuantilePolicy', quantiles=(0.5,), prune_ratios=(0.5,)
+)
+BUDGET, ITERS = 25, 23
+
+
+@OPTIM_WRAPPERS.register_module()
+class CpuAmpOptimWrapper(OptimWrapper):
+    """``AmpOptimWrapper`` with bfloat16, which mmengine refuses on a CPU."""
+
+    @contextmanager
+    def optim_context(self, model):
+        with super().optim_context(model), autocast(dtype=torch.bfloat16):
+            yield
+
+
+@HOOKS.register_module()
+class StepCounter(Hook):
+    """Count optimizer steps and note the learning rate of each epoch."""
+
+    def before_train(self, runner):
+        self.rates, self.step_iters = [], []
+        optimizer = runner.optim_wrapper.optimizer
+        optimizer.register_step_post_hook(
+            lambda *_: self.step_iters.append(runner.iter)
+        )
+
+    def before_train_epoch(self, runner):
+        self.rates.extend(runner.optim_wrapper.get_lr()['lr'])
+
+
+def run(work_dir, *, pruned=True, **overrides):
+    cfg = toys.config(
+        work_dir,
+        pruned=pruned,
+        samples=SAMPLES,
+        batch_size=BATCH,
+        epochs=EPOCHS,
+        policy=HALF_OF_HALF,
+        delta=0.5,
+        **overrides,
+    )
+    cfg.custom_hooks.append(dict(type='StepCounter'))
+    runner = toys.train(cfg)
+    counter = next(h for h in runner.hooks if isinstance(h, StepCounter))
+    return runner, counter
+
+
+BOTH = {
+    'amp': {'optim_wrapper.type': 'CpuAmpOptimWrapper'},
+    'by_2': {'optim_wrapper.accumulative_counts': 2},
+    'by_3': {'optim_wrapper.accumulative_counts': 3},
+    'amp_by_3': {
+        'optim_wrapper.type': 'CpuAmpOptimWrapper',
+        'optim_wrapper.accumulative_counts': 3,
+    },
+}
+
+
+@pytest.mark.parametrize('settings', BOTH.values(), ids=BOTH)
+def test_a_pruned_run_ends_as_it_should(tmp_path, settings):
+    runner, counter = run(tmp_path, **settings)
+    assert runner.iter == runner.max_iters == ITERS
+    assert runner.message_hub.get_info('max_iters') == ITERS
+    assert toys.hook_of(runner).clock.now == BUDGET
+
+    every = settings.get('optim_wrapper.accumulative_counts', 1)
+    due = {*range(every, ITERS, every), ITERS}
+    assert counter.step_iters == sorted(i - 1 for i in due)
+
+    scores = toys.hook_of(runner).board.scores
+    assert scores.dtype == torch.float32 and scores.isfinite().all()
+
+
+def test_schedulers_by_epoch_go_as_in_the_stock_run(tmp_path):
+    (stock, full), (pruned, less) = (
+        run(tmp_path / str(on), pruned=on) for on in (False, True)
+    )
+    assert less.rates == full.rates and len(full.rates) == EPOCHS
+    assert pruned.optim_wrapper.get_lr() == stock.optim_wrapper.get_lr()
+    assert (pruned.iter, stock.iter) == (ITERS, BUDGET)

@@ -1,0 +1,138 @@
+import numpy as np
+import pytest
+import torch
+from mmengine.dataset import pseudo_collate
+from mmengine.registry import DATASETS, init_default_scope
+from torch.utils.data import DataLoader
+
+from infobatch_mm import digit_scenes
+from infobatch_mm.digit_scenes import DigitScenes
+
+
+def assert_same(first, second):
+    for key in ('img', 'gt_seg_map'):
+        np.testing.assert_array_equal(first[key], second[key])
+
+
+def test_scene_depends_on_seed_split_and_index_alone():
+    scenes = DigitScenes('train', num_scenes=8)
+    more = DigitScenes('train', num_scenes=64)
+    scenes[5]  # what was fetched before makes no difference
+    np.random.seed(1)
+    assert_same(scenes[3], more[3])
+    assert_same(scenes[-1], more[7])
+    for other in (
+        scenes[4],
+        DigitScenes('train', seed=1)[3],
+        DigitScenes('val')[3],
+    ):
+        assert (other['img'] != more[3]['img']).any()
+
+
+@pytest.mark.parametrize('num_workers', [1, 2])
+def test_workers_give_the_same_scenes(num_workers):
+    scenes = DigitScenes('train', num_scenes=8)
+    loader = DataLoader(
+        scenes,
+        batch_size=2,
+        num_workers=num_workers,
+        collate_fn=list,
+    )
+    fetched = [scene for batch in loader for scene in batch]
+    for index, scene in enumerate(fetched):
+        assert scene['img_path'] == f'digits/train/{index:05d}'
+        assert_same(scene, scenes[index])
+
+
+def test_splits_share_no_source_digit(monkeypatch):
+    used = {'train': set(), 'val': set()}
+    ink, labels = digit_scenes._load_digits()
+    place = digit_scenes._place
+    for split, seen in used.items():
+        scenes = DigitScenes(split, num_scenes=200)
+
+        def spy(rng, digit, *args, seen=seen):
+            seen.add(digit.tobytes())
+            return place(rng, digit, *args)
+
+        monkeypatch.setattr(digit_scenes, '_place', spy)
+        for scene in scenes:
+            assert scene is not None
+    assert len(used['train']) > 150 and len(used['val']) > 100
+    assert not used['train'] & used['val']
+    train, val = (DigitScenes(s, num_scenes=1).digit_ids for s in used)
+    assert sorted([*train, *val]) == list(range(len(labels)))
+
+
+@pytest.mark.parametrize('size', [32, 50, 64])
+def test_scene_has_the_fields_that_transforms_expect(size):
+    scene = DigitScenes('val', size=size)[0]
+    assert scene['img'].shape == (size, size, 3)
+    assert scene['img'].dtype == scene['gt_seg_map'].dtype == np.uint8
+    assert scene['seg_fields'] == ['gt_seg_map']
+    assert scene['img_shape'] == scene['ori_shape'] == (size, size)
+
+
+def test_all_classes_appear_and_no_other_label():
+    scenes = DigitScenes('train', num_scenes=200)
+    labels = [np.unique(scene['gt_seg_map']) for scene in scenes]
+    assert set(np.concatenate(labels)) == set(range(11))
+    assert len(scenes.metainfo['classes']) == 11
+    assert len(scenes.metainfo['palette']) == 11
+    # Every scene shows ground, and hardly any lost its last digit.
+    assert all(0 in found for found in labels)
+    assert sum(len(found) == 1 for found in labels) <= 2
+
+
+def test_difficulty_differs_from_scene_to_scene():
+    scenes = list(DigitScenes('train', num_scenes=200))
+    grain = [
+        np.abs(np.diff(scene['img'].astype(float), axis=1)).mean()
+        for scene in scenes
+    ]
+    low, high = np.quantile(grain, [0.1, 0.9])
+    assert high > 2 * low
+    counts = [len(np.unique(scene['gt_seg_map'])) - 1 for scene in scenes]
+    assert np.mean(np.array(counts) == 1) > 0.4
+    assert max(counts) >= 4
+
+
+def test_stock_transforms_and_collate_take_it():
+    init_default_scope('mmseg')
+    scenes = DATASETS.build(
+        dict(
+            type='DigitScenes',
+            split='train',
+            num_scenes=4,
+            pipeline=[
+                dict(type='RandomCrop', crop_size=(48, 48)),
+                dict(type='RandomFlip', prob=1.0),
+                dict(type='PhotoMetricDistortion'),
+                dict(type='PackSegInputs'),
+            ],
+        )
+    )
+    batch = pseudo_collate([scenes[index] for index in range(4)])
+    assert torch.stack(batch['inputs']).shape == (4, 3, 48, 48)
+    sample = batch['data_samples'][2]
+    assert sample.img_path == 'digits/train/00002'
+    assert sample.flip
+    assert sample.gt_sem_seg.data.shape == (1, 48, 48)
+    assert sample.gt_sem_seg.data.dtype == torch.int64
+
+
+@pytest.mark.parametrize(
+    'setting, value',
+    [
+        ('split', 'test'),
+        ('num_scenes', 0),
+        ('num_scenes', 2.5),
+        ('size', 31),
+        ('seed', -1),
+        ('seed', None),
+    ],
+)
+def test_wrong_settings_are_named(setting, value):
+    settings = dict(split='train') | {setting: value}
+    with pytest.raises(ValueError, match=f'{setting} must be .*{value}'):
+        DigitScenes(**settings)

@@ -1,0 +1,241 @@
+"""Two and four real processes: one plan, laid out over the ranks."""
+
+import json
+
+import light
+import pytest
+import torch
+import toys
+from mmengine.dist import all_gather_object, get_rank, get_world_size
+from mmengine.hooks import Hook
+from processes import Child, run_ranks
+
+EPOCHS = dict(type='InfoBatchEpochBasedTrainLoop', max_epochs=5)
+ITERS = dict(type='InfoBatchIterBasedTrainLoop', max_iters=40)
+
+
+class Diary(Hook):
+    """Write down what each rank trained on, round by round."""
+
+    priority = 'LOWEST'
+
+    def __init__(self):
+        self.rounds = []
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        hook = toys.hook_of(runner)
+        if len(self.rounds) <= hook.round:
+            plan = hook.plan.indices.tolist()
+            self.rounds.append(dict(plan=plan, ids=[], weights=[]))
+        samples = data_batch['data_samples']
+        ids = [sample.infobatch_index for sample in samples]
+        self.rounds[-1]['ids'].append(ids)
+        self.rounds[-1]['weights'].append(hook.ledger.weights.tolist())
+
+
+def distributed(cfg):
+    """Let a config run on gloo ranks, on the CPU, under both families."""
+    if get_world_size() > 1:
+        cfg.launcher = 'pytorch'
+        cfg.model_wrapper_cfg = dict(
+            type='MMDistributedDataParallel',
+            device_ids=None,
+            broadcast_buffers=False,
+        )
+    return cfg
+
+
+def train_rank(make_config, work_dir, *args):
+    """Train on this rank; rank 0 saves what all ranks saw."""
+    runner = toys.Runner.from_cfg(distributed(make_config(work_dir, *args)))
+    diary = Diary()
+    runner.register_hook(diary)
+    runner.train()
+    hook = toys.hook_of(runner)
+    diaries = all_gather_object(diary.rounds)
+    scores = all_gather_object(hook.board.scores.clone())
+    if get_rank() == 0:
+        model = getattr(runner.model, 'module', runner.model)
+        torch.save(
+            dict(
+                diaries=diaries,
+                scores=scores,
+                weights=model.state_dict(),
+                iters=runner.iter,
+                now=hook.clock.now,
+                budget=hook.clock.budget,
+            ),
+            work_dir / 'seen.pth',
+        )
+
+
+def run(world_size, work_dir, make_config, *args):
+    work_dir.mkdir(exist_ok=True)
+    if world_size == 1:
+        child = Child(train_rank_alone, make_config, work_dir, *args)
+        assert child.join(300) == 0
+    else:
+        codes = run_ranks(world_size, train_rank, make_config, work_dir, *args)
+        assert codes == [0] * world_size
+    return torch.load(work_dir / 'seen.pth')
+
+
+def train_rank_alone(make_config, work_dir, *args):
+    train_rank(make_config, work_dir, *args[:-1])
+
+
+def light_run(work_dir, loop, batch_size, samples=32, overrides=None):
+    return light.config(
+        work_dir,
+        loop,
+        batch_size=batch_size,
+        samples=samples,
+        default_hooks=dict(
+            checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=3)
+        ),
+        **(overrides or {}),
+    )
+
+
+def rounds_of(work_dir):
+    lines = (work_dir / 'infobatch.jsonl').read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+@pytest.mark.parametrize('world_size', [2, 4])
+@pytest.mark.parametrize('loop', [EPOCHS, ITERS])
+def test_ranks_share_one_plan(tmp_path, world_size, loop):
+    seen = run(world_size, tmp_path, light_run, loop, 2)
+    for other in seen['scores'][1:]:
+        assert torch.equal(other, seen['scores'][0])
+    assert not seen['scores'][0].isnan().any()
+    assert seen['now'] == seen['budget']
+    pruned = 0
+    for ranks in zip(*seen['diaries'], strict=True):
+        plan = ranks[0]['plan']
+        assert all(rank['plan'] == plan for rank in ranks)
+        # Equally many batches of equal size on each rank, and each global
+        # batch is the next stretch of the plan: no duplicate, no drop.
+        trained = []
+        for step in zip(*(rank['ids'] for rank in ranks), strict=True):
+            trained += [i for ids in zip(*step, strict=True) for i in ids]
+        assert trained == plan[: len(trained)]
+        if len(plan) < 32 and len(trained) == len(plan):
+            pruned += 1
+            weights = sum(sum(w) for rank in ranks for w in rank['weights'])
+            assert weights == pytest.approx(32)
+            assert len(plan) % (2 * world_size) == 0
+    assert pruned
+
+
+@pytest.mark.parametrize('loop', [EPOCHS, ITERS])
+def test_ranks_train_as_one_process_would(tmp_path, loop):
+    one = run(1, tmp_path / 'one', light_run, loop, 4)
+    two = run(2, tmp_path / 'two', light_run, loop, 2)
+    plans = [
+        [r['plan'] for r in result['diaries'][0]] for result in (one, two)
+    ]
+    assert plans[0] == plans[1]
+    assert any(len(plan) < 32 for plan in plans[0])
+    for key, value in one['weights'].items():
+        assert torch.allclose(two['weights'][key], value, atol=1e-6), key
+
+
+def segmentor(work_dir, batch_size, accumulate):
+    """A real segmentor without batch statistics."""
+    norm = dict(type='GN', num_groups=2)
+    cfg = toys.config(
+        work_dir, samples=16, batch_size=batch_size, epochs=3, delta=1
+    )
+    for part in ('backbone', 'decode_head', 'auxiliary_head'):
+        part = cfg.model[part]
+        part.get('head', part).norm_cfg = norm
+    cfg.optim_wrapper.accumulative_counts = accumulate
+    if get_world_size() > 1:
+        cfg.model_wrapper_cfg = dict(find_unused_parameters=True)
+    return cfg
+
+
+def test_a_segmentor_trains_on_ranks_as_in_one_process(tmp_path):
+    one = run(1, tmp_path / 'one', segmentor, 4, 1)
+    two = run(2, tmp_path / 'two', segmentor, 2, 1)
+    assert any(len(r['plan']) < 16 for r in one['diaries'][0])
+    for key, value in one['weights'].items():
+        assert torch.allclose(
+            two['weights'][key], value, atol=2e-4, rtol=1e-3
+        ), key
+
+
+def test_a_full_round_is_padded_as_default_sampler_does(tmp_path):
+    overrides = dict(policy=dict(type='NoPruningPolicy'))
+    seen = run(2, tmp_path, light_run, EPOCHS, 2, 27, overrides)
+    for ranks in zip(*seen['diaries'], strict=True):
+        ids = [i for rank in ranks for batch in rank['ids'] for i in batch]
+        assert len(ids) == 28 and set(ids) == set(range(27))
+    assert torch.equal(*seen['scores'])
+
+
+def test_a_checkpoint_within_a_round_holds_the_scores_of_all_ranks(tmp_path):
+    run(2, tmp_path, light_run, EPOCHS, 2)
+    # After 3 of the 8 iterations of the first round.
+    checkpoint = torch.load(tmp_path / 'iter_3.pth', weights_only=False)
+    assert checkpoint['infobatch']['scores'].isfinite().sum() == 3 * 2 * 2
+
+
+def test_a_nan_on_one_rank_reaches_all(tmp_path):
+    overrides = dict(
+        train_dataloader=dict(dataset=dict(dataset=dict(nan_at=(5,))))
+    )
+    loop = dict(EPOCHS, max_epochs=1)
+    seen = run(2, tmp_path, light_run, loop, 2, 32, overrides)
+    assert torch.equal(*(scores.isnan() for scores in seen['scores']))
+    assert seen['scores'][0].isnan().nonzero().tolist() == [[5]]
+    assert rounds_of(tmp_path)[0]['nonfinite'] == 1
+
+
+def seed_by_rank(work_dir):
+    cfg = light.config(work_dir, EPOCHS)
+    cfg.train_dataloader.sampler.seed = get_rank()
+    cfg.randomness = dict(seed=None)
+    return cfg
+
+
+def expect_error(make_config, work_dir):
+    runner = toys.Runner.from_cfg(distributed(make_config(work_dir)))
+    sampler_seed = get_rank()
+
+    class Reseed(Hook):
+        def before_train(self, runner):
+            runner.train_dataloader.sampler.seed = sampler_seed
+
+    runner.register_hook(Reseed())
+    with pytest.raises(RuntimeError, match='planned different rounds'):
+        runner.train()
+
+
+def test_ranks_that_plan_differently_are_stopped(tmp_path):
+    assert run_ranks(2, expect_error, seed_by_rank, tmp_path) == [0, 0]
+
+
+@pytest.mark.parametrize('loop', [EPOCHS, ITERS])
+@pytest.mark.parametrize('before, after', [(1, 2), (2, 1)])
+def test_resume_on_another_number_of_ranks(tmp_path, loop, before, after):
+    first = run(before, tmp_path, light_run, loop, 2)
+    done = 5 if before == 2 else 10
+    name = sorted(tmp_path.glob('iter_*.pth'), key=lambda p: int(p.stem[5:]))[
+        done // 3
+    ]
+    saved = torch.load(name, weights_only=False)['infobatch']
+    assert 'indices' in saved, 'the checkpoint should be within a round'
+    overrides = dict(load_from=str(name), resume=True)
+    second = run(after, tmp_path, light_run, loop, 2, 32, overrides)
+    diary = [d[0] for d in second['diaries']]
+    assert diary[0]['plan'] == saved['indices'].tolist()
+    trained = [i for rank in diary for batch in rank['ids'] for i in batch]
+    rest = saved['indices'][saved['samples_done'] :].tolist()
+    assert set(trained) == set(rest) and len(trained) - len(rest) <= after
+    assert second['now'] == second['budget']
+    assert [r['round'] for r in rounds_of(tmp_path)] == list(
+        range(len(rounds_of(tmp_path)))
+    )
+    assert first['budget'] and second['iters'] > 0

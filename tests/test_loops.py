@@ -1,0 +1,265 @@
+"""Loops on the full-data clock: schedules, intervals and budgets."""
+
+import light
+import pytest
+import toys
+from mmengine.hooks import Hook
+
+ITERS = dict(type='InfoBatchIterBasedTrainLoop', max_iters=50)
+STOCK_ITERS = dict(type='IterBasedTrainLoop', max_iters=50)
+EPOCHS = dict(type='InfoBatchEpochBasedTrainLoop', max_epochs=8)
+STOCK_EPOCHS = dict(type='EpochBasedTrainLoop', max_epochs=8)
+
+# On 26 samples in batches of 4: a pass has 6 iterations in the iteration
+# loop, which leaves the remainder out, and 7 in the epoch loop.
+SCHEDULES = dict(
+    poly=[dict(type='PolyLR', power=0.9, by_epoch=False, end=50)],
+    warm_up_and_poly=[
+        dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=15),
+        dict(type='PolyLR', power=0.9, by_epoch=False, begin=15, end=50),
+    ],
+    overlapping=[
+        dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=20),
+        dict(type='CosineAnnealingLR', T_max=50, by_epoch=False, end=50),
+    ],
+    multi_step=[
+        dict(type='MultiStepLR', milestones=[13, 27, 49], by_epoch=False)
+    ],
+    one_cycle=[
+        dict(type='OneCycleLR', eta_max=0.5, total_steps=50, by_epoch=False)
+    ],
+    momentum=[
+        dict(type='PolyLR', power=0.9, by_epoch=False, end=50),
+        dict(
+            type='CosineAnnealingMomentum',
+            T_max=50,
+            eta_min=0.5,
+            by_epoch=False,
+            end=50,
+        ),
+    ],
+    converted=[
+        dict(
+            type='LinearLR',
+            start_factor=0.1,
+            by_epoch=True,
+            end=2,
+            convert_to_iter_based=True,
+        ),
+        dict(
+            type='CosineAnnealingLR',
+            T_max=7,
+            by_epoch=True,
+            end=7,
+            convert_to_iter_based=True,
+        ),
+    ],
+)
+
+
+class Curve(Hook):
+    """Note the hyper-parameters after each iteration, by tick."""
+
+    priority = 'LOWEST'
+
+    def __init__(self):
+        self.by_tick = {}
+        self.checked_at = []
+
+    def after_train_iter(self, runner, batch_idx, **kwargs):
+        group = runner.optim_wrapper.optimizer.param_groups[0]
+        clock = getattr(runner.train_loop, 'clock', None)
+        tick = clock.now if clock else runner.iter + 1
+        self.by_tick[tick] = (group['lr'], group['momentum'])
+
+    def before_val(self, runner):
+        clock = getattr(runner.train_loop, 'clock', None)
+        self.checked_at.append(clock.now if clock else runner.iter)
+
+
+def train(cfg):
+    runner = toys.Runner.from_cfg(cfg)
+    curve = Curve()
+    runner.register_hook(curve)
+    runner.train()
+    return runner, curve
+
+
+@pytest.mark.parametrize('schedule', SCHEDULES)
+@pytest.mark.parametrize('stock, ours', [
+    (STOCK_ITERS, ITERS),
+    (STOCK_EPOCHS, EPOCHS),
+    (STOCK_EPOCHS, STOCK_EPOCHS),
+])  # fmt: skip
+def test_schedules_follow_the_clock(tmp_path, schedule, stock, ours):
+    schedulers = SCHEDULES[schedule]
+    if 'max_epochs' in ours and schedule == 'one_cycle':
+        schedulers = [dict(schedulers[0], total_steps=56)]
+    _, reference = train(
+        light.config(
+            tmp_path / 'stock', stock, schedulers=schedulers, pruned=False
+        )
+    )
+    runner, curve = train(
+        light.config(tmp_path / 'ours', ours, schedulers=schedulers)
+    )
+    clock = toys.hook_of(runner).clock
+    budget = max(reference.by_tick)
+    assert clock.now == clock.budget == budget
+    assert runner.iter == len(curve.by_tick) < budget
+    if ours is STOCK_EPOCHS:
+        # It has no clock of its own to read the ticks from.
+        last = max(curve.by_tick)
+        assert curve.by_tick[last] == reference.by_tick[budget]
+        return
+    assert budget in curve.by_tick
+    for tick, value in curve.by_tick.items():
+        assert value == reference.by_tick[tick], tick
+
+
+@pytest.mark.parametrize('begin, interval', [(1, 10), (25, 10), (1, 7)])
+def test_validation_falls_where_the_clock_says(tmp_path, begin, interval):
+    stock = dict(STOCK_ITERS, val_begin=begin, val_interval=interval)
+    ours = dict(ITERS, val_begin=begin, val_interval=interval)
+    _, reference = train(
+        light.config(tmp_path / 'stock', stock, pruned=False, val=True)
+    )
+    _, curve = train(light.config(tmp_path / 'ours', ours, val=True))
+    assert len(curve.checked_at) == len(reference.checked_at)
+    for ours_at, stock_at in zip(
+        curve.checked_at, reference.checked_at, strict=True
+    ):
+        # The first iteration at or after the tick; one is worth at most two.
+        assert 0 <= ours_at - stock_at <= 1
+    assert curve.checked_at[-1] == 50
+
+
+def test_dynamic_intervals_count_on_the_clock(tmp_path):
+    extra = dict(val_interval=20, dynamic_intervals=[(30, 5)])
+    _, reference = train(
+        light.config(
+            tmp_path / 'a', dict(STOCK_ITERS, **extra), pruned=False, val=True
+        )
+    )
+    _, curve = train(
+        light.config(tmp_path / 'b', dict(ITERS, **extra), val=True)
+    )
+    assert reference.checked_at == [20, 30, 35, 40, 45, 50]
+    assert len(curve.checked_at) == len(reference.checked_at)
+
+
+def test_checkpoints_fall_where_the_clock_says(tmp_path):
+    saves = dict(type='CheckpointHook', by_epoch=False, interval=10)
+    names = []
+    for name, loop in (('stock', STOCK_ITERS), ('ours', ITERS)):
+        cfg = light.config(
+            tmp_path / name,
+            loop,
+            pruned=name == 'ours',
+            default_hooks=dict(checkpoint=saves),
+        )
+        runner, _ = train(cfg)
+        names.append(
+            sorted(int(f.stem[5:]) for f in (tmp_path / name).glob('*.pth'))
+        )
+    assert len(names[0]) == len(names[1]) == 5
+    # Files are named by real iterations.
+    assert names[1][-1] == runner.iter < 50
+    assert (
+        (tmp_path / 'ours/last_checkpoint')
+        .read_text()
+        .endswith(f'iter_{runner.iter}.pth')
+    )
+
+
+class Ends(Hook):
+    """Note every iteration that a hook is told is the last one."""
+
+    def __init__(self):
+        self.iters = []
+
+    def after_train_iter(self, runner, batch_idx, **kwargs):
+        if self.is_last_train_iter(runner):
+            self.iters.append(runner.iter + 1)
+
+
+@pytest.mark.parametrize('max_iters', [1, 5, 6, 7, 50, 53])
+@pytest.mark.parametrize('delta', [0.875, 1])
+def test_any_budget_ends_exactly(tmp_path, max_iters, delta):
+    loop = dict(ITERS, max_iters=max_iters)
+    runner = toys.Runner.from_cfg(light.config(tmp_path, loop, delta=delta))
+    ends = Ends()
+    runner.register_hook(ends)
+    runner.train()
+    clock = toys.hook_of(runner).clock
+    assert clock.now == max_iters
+    assert ends.iters == [runner.iter]
+    assert runner.max_iters == runner.iter <= max_iters
+
+
+def test_nothing_pruned_is_the_stock_schedule(tmp_path):
+    policy = dict(type='NoPruningPolicy')
+    schedulers = SCHEDULES['warm_up_and_poly']
+    _, reference = train(
+        light.config(
+            tmp_path / 'a', STOCK_ITERS, schedulers=schedulers, pruned=False
+        )
+    )
+    _, curve = train(
+        light.config(
+            tmp_path / 'b', ITERS, schedulers=schedulers, policy=policy
+        )
+    )
+    assert curve.by_tick == reference.by_tick
+
+
+@pytest.mark.parametrize('counts', [2, 3, 4])
+def test_accumulated_gradients_are_all_stepped(tmp_path, counts):
+    cfg = light.config(
+        tmp_path, ITERS, optim_wrapper=dict(accumulative_counts=counts)
+    )
+    runner = toys.Runner.from_cfg(cfg)
+    steps = []
+    with toys.count_steps(steps):
+        runner.train()
+    assert len(steps) == -(-runner.iter // counts)
+    assert all(
+        p.grad is None or not p.grad.any() for p in runner.model.parameters()
+    )
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_a_round_is_a_pass_without_a_remainder(tmp_path, workers):
+    runner = toys.train(light.config(tmp_path, ITERS, workers=workers))
+    hook = toys.hook_of(runner)
+    assert hook.clock.pass_ticks == 26 // 4
+    summary = hook.summary(runner)
+    assert summary['samples_budget'] == 50 * 4
+    assert summary['samples_seen'] == runner.iter * 4
+
+
+def test_workers_survive_between_rounds(tmp_path):
+    runner = toys.Runner.from_cfg(light.config(tmp_path, ITERS, workers=1))
+    pids = set()
+
+    class Workers(Hook):
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            iterator = runner.train_dataloader._iterator
+            pids.update(worker.pid for worker in iterator._workers)
+
+    runner.register_hook(Workers())
+    runner.train()
+    assert len(pids) == 1
+
+
+def test_fewer_samples_than_a_global_batch(tmp_path):
+    cfg = light.config(tmp_path, ITERS, samples=3)
+    with pytest.raises(ValueError, match='3 samples.*global batch of 4'):
+        toys.train(cfg)
+    assert not list(tmp_path.glob('*.pth'))
+
+
+def test_a_tiny_data_set_trains_in_the_epoch_loop(tmp_path):
+    runner = toys.train(light.config(tmp_path, EPOCHS, samples=3))
+    assert runner.iter == 8
+    assert toys.hook_of(runner).summary(runner)['samples_seen'] <= 24

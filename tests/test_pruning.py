@@ -1,0 +1,404 @@
+"""Policies: against the oracle, by hand, and in frequency."""
+
+import hashlib
+import math
+from collections import Counter
+from fractions import Fraction
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mmengine.dataset import DefaultSampler
+from oracle import plan_round
+
+from infobatch_mm.pruning import (
+    InfoBatchPolicy,
+    NoPruningPolicy,
+    Plan,
+    PruneRatio,
+    QuantilePolicy,
+    RandomPolicy,
+    kept_counts,
+    mean_threshold,
+    systematic_positions,
+)
+
+NAN, INF = math.nan, math.inf
+POLICIES = dict(
+    InfoBatch=InfoBatchPolicy,
+    Quantile=QuantilePolicy,
+    Random=RandomPolicy,
+    NoPruning=NoPruningPolicy,
+)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def plan_of(policy, scores, *, seed: int = 0, **options) -> Plan:
+    scores = torch.tensor(scores, dtype=torch.float32)
+    return policy.plan(scores, generator=generator(seed), **options)
+
+
+def weight_of(plan: Plan) -> dict[int, float]:
+    return dict(zip(plan.indices.tolist(), plan.weights.tolist(), strict=True))
+
+
+# Against the oracle
+
+SCORES = st.lists(
+    st.integers(0, 48).map(lambda k: k / 16)
+    | st.sampled_from([0.1, 0.3, 1 / 3, NAN, INF, -INF]),
+    min_size=1,
+    max_size=30,
+)
+NUMBERS = st.sampled_from([0, 0.1, 0.3, 0.5, 0.75, 0.9])
+RATIOS = (
+    NUMBERS
+    | st.builds(lambda v: dict(type='constant', value=v), NUMBERS)
+    | st.builds(
+        lambda a, b: dict(type='linear', start=a, end=b), NUMBERS, NUMBERS
+    )
+)
+SETTINGS = st.one_of(
+    st.tuples(st.just('InfoBatch'), st.builds(dict, prune_ratio=RATIOS)),
+    st.tuples(st.just('Random'), st.builds(dict, prune_ratio=RATIOS)),
+    st.tuples(
+        st.just('Quantile'),
+        st.builds(
+            dict,
+            quantiles=st.sampled_from([(0.2, 0.85), (0.07, 0.5), (0.5, 1.0)]),
+            prune_ratios=st.tuples(RATIOS, RATIOS),
+        ),
+    ),
+    st.just(('NoPruning', {})),
+)
+
+
+@settings(max_examples=400, deadline=None, derandomize=True, database=None)
+@given(
+    scores=SCORES,
+    policy=SETTINGS,
+    multiple_of=st.integers(1, 9),
+    percent=st.integers(0, 100),
+    delta=st.sampled_from([0, 0.07, 0.29, 0.5, 0.875, 1]),
+    seed=st.integers(0, 2**31),
+)
+def test_a_plan_is_one_that_the_oracle_admits(
+    scores, policy, multiple_of, percent, delta, seed
+):
+    name, options = policy
+    scores = torch.tensor(scores)
+    progress = Fraction(percent, 100)
+    expected = plan_round(
+        scores.tolist(),
+        name,
+        options,
+        multiple_of=multiple_of,
+        progress=progress,
+        delta=delta,
+    )
+    plan, again = (
+        POLICIES[name](**options, delta=delta).plan(
+            scores,
+            generator=generator(seed),
+            multiple_of=multiple_of,
+            progress=float(progress),
+        )
+        for _ in range(2)
+    )
+    weight = weight_of(plan)
+
+    assert plan.indices.dtype == torch.int64
+    assert plan.weights.dtype == torch.float32
+    assert len(plan) == len(plan.indices) == len(plan.weights) == len(weight)
+    assert set(weight) <= set(range(len(scores)))
+    assert all(weight.get(i) == 1 for i in expected.always)
+    kept = tuple(len(s & weight.keys()) for s in expected.strata)
+    assert kept in expected.admissible
+    for stratum, w in zip(
+        expected.strata, expected.weights(kept), strict=True
+    ):
+        nearest = torch.tensor(float(w), dtype=torch.float32).item()
+        assert {weight[i] for i in stratum & weight.keys()} == {nearest}
+    assert math.fsum(weight.values()) == pytest.approx(len(scores), rel=1e-6)
+    assert plan.digest() == again.digest()
+    assert torch.equal(plan.indices, again.indices)
+
+
+# By hand
+
+
+def test_samples_strictly_below_the_mean_are_pruned():
+    plan = plan_of(InfoBatchPolicy(0.5), [1, 2, 3, 6])
+    weight = weight_of(plan)
+    assert plan.threshold == 3
+    assert len(weight) == 3
+    assert weight[2] == weight[3] == 1  # at the mean, and above
+    assert {weight.get(0), weight.get(1)} == {2, None}
+
+
+@pytest.mark.parametrize('value', [0.1, 1 / 3, 1e-30, 3e38, 0.0, -0.7])
+@pytest.mark.parametrize('num', [1, 2, 3, 1000, 1_000_003])
+def test_equal_scores_are_never_below_their_own_mean(value, num):
+    assert len(plan_of(InfoBatchPolicy(0.9), [value] * num)) == num
+
+
+def test_the_mean_is_not_blurred_by_float32():
+    scores = torch.full((1001,), 0.1)
+    scores[-1] = scores[0].nextafter(torch.tensor(1.0))
+    assert (scores < mean_threshold(scores)).sum() == 1000
+
+
+@pytest.mark.parametrize('seed', range(5))
+def test_the_threshold_is_the_least_float32_not_below_the_mean(seed):
+    scores = torch.rand(1009, generator=generator(seed))
+    mean = sum(map(Fraction, scores.tolist())) / len(scores)
+    threshold = torch.tensor(mean_threshold(scores))
+    assert threshold.item() >= mean
+    assert threshold.nextafter(torch.tensor(-INF)).item() < mean
+
+
+@pytest.mark.parametrize('score', [0.0, 2.5, NAN, INF])
+@pytest.mark.parametrize(
+    'policy',
+    [
+        InfoBatchPolicy(0.9),
+        QuantilePolicy(),
+        RandomPolicy(0.9),
+        NoPruningPolicy(),
+    ],
+    ids=POLICIES,
+)
+def test_a_single_sample_is_kept(policy, score):
+    assert weight_of(plan_of(policy, [score])) == {0: 1.0}
+
+
+def test_a_stratum_keeps_at_least_one():
+    assert weight_of(plan_of(RandomPolicy(0.9), [1, 1, 1])).popitem()[1] == 3
+
+
+def test_non_finite_scores_are_kept_and_do_not_move_the_mean():
+    plan = plan_of(InfoBatchPolicy(0.5), [NAN, INF, -INF, 0, 0, 4])
+    weight = weight_of(plan)
+    assert plan.threshold == pytest.approx(4 / 3)
+    assert [weight[i] for i in (0, 1, 2, 5)] == [1, 1, 1, 1]
+    assert {weight.get(3), weight.get(4)} == {2, None}
+
+
+def test_the_default_quantiles_are_those_of_the_authors_code():
+    weight = weight_of(plan_of(QuantilePolicy(), range(40)))
+    strata = (range(8), range(8, 34), range(34, 40))
+    kept = [[weight[i] for i in s if i in weight] for s in strata]
+    assert kept == [[4.0] * 2, [2.0] * 13, [1.0] * 6]
+
+
+def test_scores_tied_with_a_quantile_belong_above_it():
+    policy = QuantilePolicy((0.5,), prune_ratios=(0.5,))
+    assert weight_of(plan_of(policy, [1, 1, 1, 1, 2, 2])) == {
+        i: 1.0 for i in range(6)
+    }
+
+
+def test_random_pruning_does_not_look_at_the_scores():
+    scores = torch.rand(50, generator=generator())
+    plans = [
+        plan_of(RandomPolicy(0.5), values.tolist())
+        for values in (scores, -scores, scores.zero_())
+    ]
+    assert len({plan.digest() for plan in plans}) == 1
+    assert len(plans[0]) == 25
+    assert plans[0].threshold is None
+
+
+LINEAR = dict(type='linear', start=0.2, end=0.8)
+
+
+@pytest.mark.parametrize(
+    ('setting', 'progress', 'kept'),
+    [
+        (LINEAR, 0.0, 80),
+        (LINEAR, 0.25, 50),
+        (LINEAR, 0.4999, 20),
+        (LINEAR, 0.5, 100),
+        (LINEAR, 1.0, 100),
+        (dict(type='constant', value=0.3), 0.0, 70),
+        (dict(type='constant', value=0.3), 0.4999, 70),
+        (dict(type='constant', value=0.3), 0.5, 100),
+    ],
+)
+def test_the_prune_ratio_follows_its_schedule(setting, progress, kept):
+    policy = RandomPolicy(setting, delta=0.5)
+    assert len(plan_of(policy, [0] * 100, progress=progress)) == kept
+
+
+@pytest.mark.parametrize('delta', ['0', '0.07', '0.29', '0.875', '1'])
+@pytest.mark.parametrize('budget', [1, 7, 100, 160_000])
+def test_annealing_begins_exactly_at_delta_of_the_budget(delta, budget):
+    first = math.ceil(Fraction(delta) * budget)
+    ratio = PruneRatio.parse(0.5, delta=float(delta))
+    assert ratio.at(first / budget) == 0
+    if first:
+        assert ratio.at((first - 1) / budget) == 0.5
+
+
+def test_annealing_tolerates_the_rounding_of_the_clock():
+    assert 1 - 0.93 < 0.07
+    assert PruneRatio.parse(0.5, delta=0.07).at(1 - 0.93) == 0
+
+
+@pytest.mark.parametrize(
+    ('sizes', 'ratios', 'multiple_of', 'kept'),
+    [
+        ([10, 6], [0.5, 0.0], 1, [5, 6]),
+        ([10, 6], [0.5, 0.0], 4, [6, 6]),
+        ([10, 6], [0.5, 0.0], 5, [4, 6]),
+        ([10, 6], [0.5, 0.0], 16, [10, 6]),
+        ([10, 6], [0.5, 0.0], 17, [5, 6]),  # no such number
+        ([2, 13], [0.5, 0.0], 8, [1, 13]),  # none between 14 and 15
+        ([10, 20, 3], [0.5, 0.5, 0.0], 16, [5, 8, 3]),  # the largest moves
+        ([1, 0, 0], [0.9, 0.5, 0.0], 1, [1, 0, 0]),
+        ([3, 1], [0.0, 0.0], 8, [3, 1]),
+    ],
+)
+def test_kept_counts(sizes, ratios, multiple_of, kept):
+    assert kept_counts(sizes, ratios, multiple_of) == kept
+
+
+@pytest.mark.parametrize(
+    ('policy', 'scores', 'progress'),
+    [
+        (NoPruningPolicy(), [0, 1, 2, 3, 4], 0.0),
+        (InfoBatchPolicy(0), [0, 1, 2, 3, 4], 0.0),
+        (RandomPolicy(0.0), [0, 1, 2, 3, 4], 0.0),
+        (QuantilePolicy(prune_ratios=(0, 0)), [0, 1, 2, 3, 4], 0.0),
+        (InfoBatchPolicy(), [NAN] * 5, 0.0),
+        (InfoBatchPolicy(), [1] * 5, 0.0),
+        (InfoBatchPolicy(), [0, 1, 2, 3, 4], 0.875),
+        (RandomPolicy(0.5, delta=0), [0, 1, 2, 3, 4], 0.0),
+        (QuantilePolicy(delta=1), [0, 1, 2, 3, 4], 1.0),
+    ],
+)
+@pytest.mark.parametrize('epoch', [0, 3])
+def test_with_nothing_pruned_the_order_is_default_samplers(
+    policy, scores, progress, epoch
+):
+    stock = DefaultSampler(range(5), seed=11)
+    stock.set_epoch(epoch)
+    plan = plan_of(
+        policy, scores, progress=progress, seed=11 + epoch, multiple_of=2
+    )
+    assert plan.indices.tolist() == list(stock)
+    assert plan.weights.tolist() == [1.0] * 5
+
+
+@pytest.mark.parametrize(
+    ('build', 'name', 'value'),
+    [
+        (lambda: InfoBatchPolicy(1.0), 'prune_ratio', '1.0'),
+        (lambda: InfoBatchPolicy(-0.1), 'prune_ratio', '-0.1'),
+        (lambda: InfoBatchPolicy(NAN), 'prune_ratio', 'nan'),
+        (lambda: InfoBatchPolicy('half'), 'prune_ratio', 'half'),
+        (lambda: InfoBatchPolicy(None), 'prune_ratio', 'None'),
+        (lambda: InfoBatchPolicy(dict(type='cos')), 'prune_ratio', 'cos'),
+        (
+            lambda: InfoBatchPolicy(dict(type='linear', start=0, end=1.5)),
+            'prune_ratio',
+            '1.5',
+        ),
+        (
+            lambda: InfoBatchPolicy(dict(type='linear', start=0)),
+            'prune_ratio',
+            'start',
+        ),
+        (lambda: RandomPolicy(2), 'prune_ratio', '2'),
+        (lambda: InfoBatchPolicy(delta=1.5), 'delta', '1.5'),
+        (lambda: InfoBatchPolicy(delta=-1), 'delta', '-1'),
+        (lambda: InfoBatchPolicy(delta=NAN), 'delta', 'nan'),
+        (lambda: QuantilePolicy((0.5, 0.2)), 'quantiles', '0.5, 0.2'),
+        (lambda: QuantilePolicy((0.2, 1.2)), 'quantiles', '1.2'),
+        (lambda: QuantilePolicy((0.2, NAN)), 'quantiles', 'nan'),
+        (lambda: QuantilePolicy((), prune_ratios=()), 'quantiles', r'\(\)'),
+        (lambda: QuantilePolicy((0.2,)), 'prune_ratios', '0.75, 0.5'),
+        (
+            lambda: plan_of(RandomPolicy(0.5), [1], multiple_of=0),
+            'multiple_of',
+            '0',
+        ),
+        (lambda: plan_of(RandomPolicy(0.5), []), 'scores', r'\(0,\)'),
+        (lambda: plan_of(RandomPolicy(0.5), [[1]]), 'scores', r'\(1, 1\)'),
+    ],
+)
+def test_a_bad_setting_is_named_with_its_value(build, name, value):
+    kinds = (ValueError, TypeError)
+    with pytest.raises(kinds, match=f'(?s){name}.*{value}'):
+        build()
+
+
+def test_the_digest_is_the_sha1_of_indices_and_weights_in_order():
+    def digest(indices, weights):
+        return Plan(torch.tensor(indices), torch.tensor(weights)).digest()
+
+    content = torch.tensor([3, 1]).numpy().tobytes()
+    content += torch.tensor([2.0, 1.0]).numpy().tobytes()
+    assert digest([3, 1], [2.0, 1.0]) == hashlib.sha1(content).hexdigest()
+    assert digest([1, 3], [2.0, 1.0]) != digest([3, 1], [2.0, 1.0])
+    assert digest([3, 1], [1.0, 1.0]) != digest([3, 1], [2.0, 1.0])
+
+
+def test_seeds_give_different_plans():
+    plans = [
+        plan_of(InfoBatchPolicy(), range(50), seed=seed) for seed in range(9)
+    ]
+    assert len({plan.digest() for plan in plans}) == 9
+
+
+@pytest.mark.parametrize(
+    ('multiple_of', 'left'), [(1, 5), (2, 4), (5, 5), (6, 0)]
+)
+def test_a_trimmed_plan_is_the_beginning_of_it(multiple_of, left):
+    plan = plan_of(RandomPolicy(0.5), range(10))
+    trimmed = plan.trimmed(multiple_of)
+    assert torch.equal(trimmed.indices, plan.indices[:left])
+    assert torch.equal(trimmed.weights, plan.weights[:left])
+
+
+# In frequency: fixed seeds, and bounds that chance passes in 1e-4 of cases
+
+
+def chi_square(counts: list[int]) -> float:
+    expected = sum(counts) / len(counts)
+    return sum((count - expected) ** 2 / expected for count in counts)
+
+
+def test_each_systematic_position_is_equally_likely():
+    rng, drawn = generator(), Counter()
+    for _ in range(2000):
+        positions = systematic_positions(7, 3, rng).tolist()
+        assert positions == sorted(set(positions))
+        drawn.update(positions)
+    assert set(drawn) == set(range(7))
+    assert chi_square(list(drawn.values())) < 27.9  # 6 degrees of freedom
+
+
+def test_every_subset_of_a_stratum_is_equally_likely():
+    # So each sample is in with m/n, each pair with m(m-1) / (n(n-1)).
+    rng, subsets = generator(), Counter()
+    scores = torch.tensor([0.0, 0.1, 0.2, 0.3, 9.0])
+    for _ in range(1200):
+        plan = InfoBatchPolicy(0.5).plan(scores, generator=rng)
+        subsets[frozenset(plan.indices.tolist())] += 1
+    assert len(subsets) == math.comb(4, 2)
+    assert chi_square(list(subsets.values())) < 25.7  # 5 degrees of freedom
+
+
+def test_every_position_in_the_round_is_equally_likely():
+    rng, places = generator(), torch.zeros(11, 3)
+    scores = torch.tensor([*torch.arange(10.0), 99.0])
+    for _ in range(2000):
+        plan = InfoBatchPolicy(0.8).plan(scores, generator=rng)
+        places[plan.indices, torch.arange(3)] += 1
+    for sample, counts in enumerate(places.tolist()):
+        assert chi_square(counts) < 23.2, f'sample {sample}: {counts}'

@@ -1,0 +1,95 @@
+"""The files of a run."""
+
+import json
+
+import pytest
+
+from infobatch_mm.records import RunRecords, summary_table
+
+SUMMARY = dict(
+    policy='InfoBatchPolicy(0.5 until 0.875)',
+    total=1024,
+    rounds=30,
+    samples_budget=30720,
+    samples_seen=23456,
+    saved_ratio=1 - 23456 / 30720,
+    iters_budget=3840,
+    iters_run=2932,
+    train_seconds=61.23,
+    overhead_seconds=0.456,
+)
+
+
+@pytest.fixture
+def records(tmp_path):
+    records = RunRecords(str(tmp_path))
+    records.begin(0)
+    return records
+
+
+def rounds(records: RunRecords) -> list[int]:
+    lines = records.rounds_file.read_text().splitlines()
+    return [json.loads(line)['round'] for line in lines]
+
+
+def add(records: RunRecords, *numbers: int) -> None:
+    for number in numbers:
+        records.add_round(dict(round=number, kept=10, threshold=None))
+
+
+def test_each_round_appends_a_line(records):
+    add(records, 0, 1)
+    assert records.rounds_file.name == 'infobatch.jsonl'
+    assert records.rounds_file.read_text() == (
+        '{"round": 0, "kept": 10, "threshold": null}\n'
+        '{"round": 1, "kept": 10, "threshold": null}\n'
+    )
+
+
+@pytest.mark.parametrize(
+    ('first', 'left'), [(0, []), (2, [0, 1]), (4, [0, 1, 2, 3])]
+)
+def test_rounds_that_run_again_are_dropped(records, first, left):
+    add(records, 0, 1, 2, 3)
+    records.begin(first)
+    assert rounds(records) == left
+    add(records, first)
+    assert rounds(records) == [*left, first]
+
+
+@pytest.mark.parametrize('torn', ['{"rou', '{"round": 2', '{"round', '2'])
+def test_a_torn_last_line_is_dropped(records, torn):
+    add(records, 0, 1)
+    with records.rounds_file.open('a') as file:
+        file.write(torn)
+    records.begin(5)
+    add(records, 2)
+    assert rounds(records) == [0, 1, 2]
+
+
+def test_a_last_line_that_lacks_only_its_end_is_kept(records):
+    records.rounds_file.write_text('{"round": 0}\n{"round": 1}')
+    records.begin(2)
+    add(records, 2)
+    assert rounds(records) == [0, 1, 2]
+
+
+def test_the_summary_is_json(records):
+    records.write_summary(SUMMARY)
+    assert records.summary_file.name == 'infobatch_summary.json'
+    assert json.loads(records.summary_file.read_text()) == SUMMARY
+
+
+def test_the_table_holds_the_numbers():
+    table = summary_table(SUMMARY)
+    for text in (
+        SUMMARY['policy'],
+        '23,456 of 30,720',
+        '23.6%',
+        '2,932 of 3,840',
+        '30',
+        '61.2 s',
+        '0.46 s',
+    ):
+        assert text in table
+    assert max(map(len, table.splitlines())) <= 79

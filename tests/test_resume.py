@@ -1,0 +1,301 @@
+"""Resumed runs equal uninterrupted ones, after a stop and after SIGKILL."""
+
+import json
+import os
+import random
+import signal
+from functools import partial
+
+import light
+import pytest
+import torch
+import toys
+from mmengine.fileio import LocalBackend
+from mmengine.hooks import Hook
+from processes import Child
+
+EPOCHS = dict(type='InfoBatchEpochBasedTrainLoop', max_epochs=8)
+PLAIN_EPOCHS = dict(type='EpochBasedTrainLoop', max_epochs=8)
+ITERS = dict(type='InfoBatchIterBasedTrainLoop', max_iters=50)
+LOOPS = pytest.mark.parametrize(
+    'loop', [EPOCHS, PLAIN_EPOCHS, ITERS], ids=['epoch', 'plain', 'iter']
+)
+
+
+class Progress(Hook):
+    """Report each iteration to the parent process."""
+
+    def __init__(self, counter):
+        self.counter = counter
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        self.counter.value += 1
+
+
+class StopAfter(Hook):
+    """End a run as Ctrl-C would, after some iterations."""
+
+    priority = 'LOWEST'
+
+    def __init__(self, iters):
+        self.iters = iters
+
+    def after_train_iter(self, runner, batch_idx, **kwargs):
+        if runner.iter + 1 == self.iters:
+            raise KeyboardInterrupt
+
+
+def config(work_dir, loop, *, every=2, resume=False, **settings):
+    """Return a light run that saves often and keeps one checkpoint."""
+    saves = dict(
+        type='CheckpointHook',
+        by_epoch=False,
+        interval=every,
+        max_keep_ckpts=1,
+    )
+    schedulers = [
+        dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=15),
+        dict(type='PolyLR', power=0.9, by_epoch=False, begin=15, end=50),
+    ]
+    cfg = light.config(
+        work_dir,
+        loop,
+        schedulers=schedulers,
+        default_hooks=dict(checkpoint=saves),
+        **settings,
+    )
+    cfg.resume = resume
+    return cfg
+
+
+def segmentor(work_dir, *, resume=False):
+    """Return a run of a real segmentor that saves often."""
+    saves = dict(by_epoch=False, interval=2, max_keep_ckpts=1)
+    cfg = toys.config(work_dir, epochs=5, default_hooks=dict(checkpoint=saves))
+    toys.make_iter_based(cfg, max_iters=27)
+    cfg.resume = resume
+    return cfg
+
+
+def run(make_config, resume, hooks=(), progress=None):
+    runner = toys.Runner.from_cfg(make_config(resume=resume))
+    if progress is not None:
+        hooks = [*hooks, Progress(progress)]
+    for hook in hooks:
+        runner.register_hook(hook)
+    runner.train()
+
+
+def finish(make_config, *, resume=False):
+    """Run to the end in a process of its own."""
+    assert Child(run, make_config, resume, ()).join(timeout=300) == 0
+
+
+def rounds(work_dir):
+    lines = (work_dir / 'infobatch.jsonl').read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    for record in records:
+        del record['seconds']
+    return records
+
+
+def last_checkpoint(work_dir):
+    name = (work_dir / 'last_checkpoint').read_text()
+    return torch.load(name, weights_only=False, map_location='cpu')
+
+
+def assert_same_end(work_dir, reference):
+    """Rounds, weights, optimizer and scores are the same to the bit."""
+    assert rounds(work_dir) == rounds(reference)
+    ours, theirs = last_checkpoint(work_dir), last_checkpoint(reference)
+    assert ours['meta']['iter'] == theirs['meta']['iter']
+    for key, value in theirs['state_dict'].items():
+        assert torch.equal(ours['state_dict'][key], value), key
+    scores = (c['infobatch']['scores'] for c in (ours, theirs))
+    assert torch.equal(*scores)
+    groups = (c['optimizer']['param_groups'][0] for c in (ours, theirs))
+    lrs = {group['lr'] for group in groups}
+    assert len(lrs) == 1
+    counters = ('round', 'samples_seen', 'samples_planned', 'clock')
+    for name in counters:
+        assert ours['infobatch'][name] == theirs['infobatch'][name]
+
+
+def kill_until_done(make_config, *, kills, seed):
+    """SIGKILL a run at random moments, then let it finish."""
+    draw = random.Random(seed)
+    done = 0
+    for _ in range(kills):
+        child = Child(run, make_config, True, ())
+        moment = draw.randint(1, 7), draw.uniform(0, 0.02)
+        done += child.kill_after(*moment, timeout=120)
+    finish(make_config, resume=True)
+    return done
+
+
+@LOOPS
+def test_killed_at_random_moments(tmp_path, loop):
+    finish(partial(config, tmp_path / 'reference', loop))
+    killed = partial(config, tmp_path / 'killed', loop)
+    assert kill_until_done(killed, kills=6, seed=str(loop)) >= 5
+    assert_same_end(tmp_path / 'killed', tmp_path / 'reference')
+
+
+def test_a_segmentor_killed_at_random_moments(tmp_path):
+    finish(partial(segmentor, tmp_path / 'reference'))
+    killed = partial(segmentor, tmp_path / 'killed')
+    assert kill_until_done(killed, kills=3, seed=0) >= 2
+    assert_same_end(tmp_path / 'killed', tmp_path / 'reference')
+
+
+@LOOPS
+@pytest.mark.parametrize('every', [1, 7])
+def test_stopped_anywhere(tmp_path, loop, every):
+    """Within a round, at its last iteration, and at its first."""
+    reference = tmp_path / 'reference'
+    run(partial(config, reference, loop, every=every), False)
+    for iters in (6, 7, 8, 13):
+        stopped = tmp_path / str(iters)
+        make_config = partial(config, stopped, loop, every=every)
+        with pytest.raises(KeyboardInterrupt):
+            run(make_config, False, [StopAfter(iters)])
+        finish(make_config, resume=True)
+        assert_same_end(stopped, reference)
+
+
+def test_exact_at_accumulation_boundaries(tmp_path):
+    settings = dict(every=4, optim_wrapper=dict(accumulative_counts=4))
+    reference, stopped = tmp_path / 'reference', tmp_path / 'stopped'
+    # Iterations 4, 8, ... are boundaries; with nothing pruned they are the
+    # ticks at which checkpoints fall, too.
+    settings['policy'] = dict(type='NoPruningPolicy')
+    run(partial(config, reference, ITERS, **settings), False)
+    make_config = partial(config, stopped, ITERS, **settings)
+    with pytest.raises(KeyboardInterrupt):
+        run(make_config, False, [StopAfter(14)])
+    finish(make_config, resume=True)
+    assert_same_end(stopped, reference)
+
+
+class DieWhileSaving(Hook):
+    """Cut the second checkpoint off in the middle of its bytes."""
+
+    def before_save_checkpoint(self, runner, checkpoint):
+        if runner.iter > 4:
+            LocalBackend.put = self._put_half
+
+    @staticmethod
+    def _put_half(backend, obj, filepath):
+        with open(filepath, 'wb') as file:
+            file.write(obj[: len(obj) // 2])
+            file.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_killed_while_saving(tmp_path):
+    reference, killed = tmp_path / 'reference', tmp_path / 'killed'
+    finish(partial(config, reference, ITERS, every=3))
+    make_config = partial(config, killed, ITERS, every=3)
+    child = Child(run, make_config, False, [DieWhileSaving()])
+    assert child.join(timeout=120) == -signal.SIGKILL
+    assert list(killed.glob('*.pth.tmp')), 'it died while writing'
+    # The one checkpoint that is kept is whole, and named.
+    (kept,) = killed.glob('*.pth')
+    assert (killed / 'last_checkpoint').read_text() == str(kept)
+    assert last_checkpoint(killed)['infobatch']['round'] == 0
+    finish(make_config, resume=True)
+    assert_same_end(killed, reference)
+    assert len(list(killed.glob('*.pth'))) == 1
+
+
+def stop_at_9(tmp_path, **settings):
+    with pytest.raises(KeyboardInterrupt):
+        run(
+            partial(config, tmp_path, ITERS, **settings),
+            False,
+            [StopAfter(9)],
+        )
+
+
+def test_our_entry_is_tensors_and_plain_values(tmp_path):
+    stop_at_9(tmp_path)
+    entry = last_checkpoint(tmp_path)['infobatch']
+    torch.save(entry, tmp_path / 'entry.pth')
+    again = torch.load(tmp_path / 'entry.pth', weights_only=True)
+    assert again.keys() == entry.keys()
+    assert again['scores'].dtype == torch.float32
+    assert again['indices'].dtype == torch.int64
+
+
+def test_another_data_set_is_refused(tmp_path):
+    stop_at_9(tmp_path)
+    before = (tmp_path / 'infobatch.jsonl').read_text()
+    with pytest.raises(ValueError, match='26 samples.*has 30'):
+        run(partial(config, tmp_path, ITERS, samples=30), True)
+    assert (tmp_path / 'infobatch.jsonl').read_text() == before
+
+
+def test_another_explicit_seed_is_refused(tmp_path):
+    stop_at_9(tmp_path)
+    make_config = partial(config, tmp_path, ITERS, randomness=dict(seed=8))
+    with pytest.raises(ValueError, match='randomness.seed is 8.*seed 7'):
+        run(make_config, True)
+
+
+def test_an_unset_seed_is_the_checkpoints(tmp_path):
+    reference, stopped = tmp_path / 'reference', tmp_path / 'stopped'
+    run(partial(config, reference, ITERS), False)
+    stop_at_9(stopped)
+    make_config = partial(config, stopped, ITERS, randomness=dict(seed=None))
+    finish(make_config, resume=True)
+    assert rounds(stopped) == rounds(reference)
+
+
+def test_another_policy_starts_with_the_next_round(tmp_path):
+    stop_at_9(tmp_path)
+    policy = dict(type='NoPruningPolicy')
+    run(partial(config, tmp_path, ITERS, policy=policy), True)
+    kept = [r['kept'] for r in rounds(tmp_path)]
+    assert kept[1] < 24 and set(kept[2:]) == {24}
+
+
+@pytest.mark.parametrize(
+    'stock, ours, round_',
+    [
+        (dict(type='IterBasedTrainLoop', max_iters=50), ITERS, 2),
+        (PLAIN_EPOCHS, EPOCHS, 2),
+    ],
+)
+def test_a_stock_run_goes_on_with_pruning(tmp_path, stock, ours, round_):
+    saves = dict(by_epoch='max_epochs' in stock, interval=2)
+    if 'max_iters' in stock:
+        saves['interval'] = 12
+    common = dict(default_hooks=dict(checkpoint=saves))
+    cfg = light.config(tmp_path, stock, pruned=False, **common)
+    runner = toys.Runner.from_cfg(cfg)
+    runner.register_hook(StopAfter(16))
+    with pytest.raises(KeyboardInterrupt):
+        runner.train()
+    cfg = light.config(tmp_path, ours, **common)
+    cfg.resume = True
+    runner = toys.train(cfg)
+    lines = rounds(tmp_path)
+    # The first round of its own has no scores yet.
+    assert lines[0]['round'] == round_ and lines[0]['threshold'] is None
+    assert lines[1]['threshold'] is not None
+    assert toys.hook_of(runner).clock.done
+
+
+def test_load_from_takes_weights_only(tmp_path):
+    stop_at_9(tmp_path / 'first')
+    name = (tmp_path / 'first/last_checkpoint').read_text()
+    run(partial(config, tmp_path / 'second', ITERS, load_from=name), False)
+    first = rounds(tmp_path / 'second')[0]
+    assert first['iter'] == 0 and first['threshold'] is None
+
+
+def test_a_new_run_begins_a_new_file(tmp_path):
+    run(partial(config, tmp_path, ITERS), False)
+    once = rounds(tmp_path)
+    run(partial(config, tmp_path, ITERS), False)
+    assert rounds(tmp_path) == once

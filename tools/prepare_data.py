@@ -1,0 +1,217 @@
+"""Unpack and check the data sets that the configs train on.
+
+    tools/prepare_data.py camvid ARCHIVE [--out FOLDER]
+
+A data set is one subcommand: a function that adds its parser and sets
+`prepare`, a function of the parsed arguments that gives back the summary to
+print or raises a ValueError that names the file and the cure.
+"""
+
+import argparse
+import tarfile
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+IGNORED = 255
+
+
+class SegFolder(NamedTuple):
+    """What `images/SPLIT/*.jpg` and `annotations/SPLIT/*.png` must hold.
+
+    Args:
+        counts (dict[str, int]): Number of images by split.
+        num_classes (int): Labels are 0 to this less one, or 255 (ignored).
+    """
+
+    counts: dict[str, int]
+    num_classes: int
+
+
+CAMVID = SegFolder(counts=dict(train=367, val=101, test=233), num_classes=11)
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Decode an image as it is: (H, W) for a label map, else (H, W, C)."""
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image)
+    except OSError as error:
+        raise ValueError(
+            f'{path} cannot be read as an image ({error}); '
+            'unpack a complete archive again'
+        ) from error
+
+
+def check_label_map(labels: np.ndarray, num_classes: int, path: Path) -> None:
+    """Raise unless labels (H, W) are all below num_classes, or ignored."""
+    if labels.ndim != 2:
+        raise ValueError(
+            f'{path} has shape {labels.shape}, and a label map must have one '
+            'channel; take the archive with class ids, not with colours'
+        )
+    found = np.unique(labels)
+    wrong = found[(found >= num_classes) & (found != IGNORED)]
+    if wrong.size:
+        raise ValueError(
+            f'{path} holds the labels {wrong.tolist()}, and only 0 to '
+            f'{num_classes - 1} and {IGNORED} (ignored) are known; take the '
+            f'archive with {num_classes} classes'
+        )
+
+
+def check_pair(image: Path, label_map: Path, num_classes: int) -> str:
+    """Check one image and its label map; gives the size back as 'HxW'."""
+    if not label_map.is_file():
+        raise ValueError(
+            f'{image} has no label map: {label_map} is missing; '
+            'unpack a complete archive into an empty folder'
+        )
+    labels = read_image(label_map)
+    check_label_map(labels, num_classes, label_map)
+    size = read_image(image).shape[:2]
+    if size != labels.shape:
+        raise ValueError(
+            f'{image} is {size[0]}x{size[1]} and {label_map} is '
+            f'{labels.shape[0]}x{labels.shape[1]} (height x width); take '
+            'both from the same archive'
+        )
+    return f'{size[0]}x{size[1]}'
+
+
+def check_split(root: Path, split: str, layout: SegFolder) -> set[str]:
+    """Check the files of one split; gives back the sizes found, as 'HxW'."""
+    folders = root / 'images' / split, root / 'annotations' / split
+    images = sorted(folders[0].glob('*.jpg'))
+    label_maps = sorted(folders[1].glob('*.png'))
+    for folder, files in zip(folders, (images, label_maps), strict=True):
+        if len(files) != layout.counts[split]:
+            raise ValueError(
+                f'{folder} holds {len(files)} files, and '
+                f'{layout.counts[split]} are expected; unpack a complete '
+                'archive into an empty folder'
+            )
+    return {
+        check_pair(image, folders[1] / f'{image.stem}.png', layout.num_classes)
+        for image in images
+    }
+
+
+def check_folder(root: Path, layout: SegFolder) -> str:
+    """Check every file of a data set; gives back a summary of one line."""
+    sizes: set[str] = set()
+    for split in layout.counts:
+        sizes |= check_split(root, split, layout)
+    counts = ', '.join(f'{n} {split}' for split, n in layout.counts.items())
+    return (
+        f'{counts} images of {" and ".join(sorted(sizes))} with '
+        f'{layout.num_classes} classes in {root}'
+    )
+
+
+def find_root(folder: Path, archive: Path) -> Path:
+    """Find the folder that holds images/ in an unpacked archive."""
+    for root in (folder, *sorted(folder.iterdir())):
+        if (root / 'images').is_dir():
+            return root
+    raise ValueError(
+        f'{archive} holds no folder named images, neither on '
+        'top nor one level down; take the prepared archive'
+    )
+
+
+def extract(archive: Path, folder: Path) -> None:
+    """Unpack a tar archive, never outside the folder."""
+    if not archive.is_file():
+        raise ValueError(
+            f'{archive} is not a file; give the path of the archive'
+        )
+    try:
+        with tarfile.open(archive) as tar:
+            tar.extractall(folder, filter='data')
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise ValueError(
+            f'{archive} cannot be unpacked ({error}); fetch a '
+            'complete, trusted copy of it'
+        ) from error
+
+
+def unpack(archive: Path, out: Path, layout: SegFolder) -> str:
+    """Unpack an archive beside `out`, check it and only then move it there.
+
+    So `out` is either absent or complete, whenever the command is stopped.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(
+        dir=out.parent, prefix=f'.{out.name}.'
+    ) as temporary:
+        extract(archive, Path(temporary))
+        root = find_root(Path(temporary), archive)
+        try:
+            summary = check_folder(root, layout)
+        except ValueError as error:
+            message = str(error).replace(str(root), str(archive))
+            raise ValueError(message) from error
+        root.rename(out)
+    return summary.replace(str(root), str(out))
+
+
+def prepare_seg_folder(
+    archive: Path, out: Path | None, layout: SegFolder
+) -> str:
+    """Unpack a data set, or check the folder if it is there already."""
+    out = out or Path('data') / archive.name.split('.')[0]
+    if out.exists() and not out.is_dir():
+        raise ValueError(f'{out} is a file; set --out to a folder')
+    if out.is_dir() and any(out.iterdir()):
+        return f'checked, already there: {check_folder(out, layout)}'
+    return f'unpacked: {unpack(archive, out, layout)}'
+
+
+def prepare_camvid(args: argparse.Namespace) -> str:
+    """Prepare CamVid with the 11 classes of SegNet."""
+    return prepare_seg_folder(args.archive, args.out, CAMVID)
+
+
+def add_camvid(subparsers: argparse._SubParsersAction) -> None:
+    """Declare `camvid ARCHIVE [--out FOLDER]`."""
+    parser = subparsers.add_parser(
+        'camvid', help='CamVid, 367/101/233 street scenes with 11 classes'
+    )
+    parser.add_argument(
+        'archive', type=Path, help='camvid_120x160.tar or camvid_240x320.tar'
+    )
+    parser.add_argument(
+        '--out', type=Path, help='folder to fill (default: data/ARCHIVE_NAME)'
+    )
+    parser.set_defaults(prepare=prepare_camvid)
+
+
+DATASETS = (add_camvid,)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Declare one subcommand for each data set."""
+    parser = argparse.ArgumentParser(description='Unpack and check data sets')
+    subparsers = parser.add_subparsers(required=True, metavar='DATASET')
+    for add in DATASETS:
+        add(subparsers)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prepare one data set; an error ends with one line, exit status 2."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    try:
+        print(args.prepare(args))
+    except ValueError as error:
+        parser.error(str(error))
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,135 @@
+"""Train a model from a config file: mmseg's command line, with pruning.
+
+Importing infobatch_mm first registers its parts and lets `mmseg::` bases be
+found with either family of OpenMMLab packages.
+"""
+
+import infobatch_mm  # noqa: F401  isort: skip
+
+import argparse
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+from mmengine.device import get_device
+from mmengine.logging import print_log
+from mmengine.registry import RUNNERS, init_default_scope
+from mmengine.runner import Runner
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Declare the flags, the same as those of mmseg's tools/train.py."""
+    parser = argparse.ArgumentParser(description='Train a model')
+    parser.add_argument('config', help='path of the train config')
+    parser.add_argument(
+        '--work-dir',
+        help='folder of logs and checkpoints '
+        "(default: the config's, else ./work_dirs/CONFIG_NAME)",
+    )
+    parser.add_argument(
+        '--resume',
+        action='store_true',
+        help='go on from the latest checkpoint in the work dir, if any',
+    )
+    parser.add_argument(
+        '--amp',
+        action='store_true',
+        help='train in automatic mixed precision (needs an accelerator)',
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='settings that replace those of the config; lists and tuples '
+        'are quoted and hold no white space, as in key="[(a,b),(c,d)]"',
+    )
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='what started the processes (default: none)',
+    )
+    # torch.distributed.launch spells it --local-rank from PyTorch 2.0 on.
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    return parser
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line; sets LOCAL_RANK where no launcher did."""
+    args = build_parser().parse_args(argv)
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
+
+
+def enable_amp(cfg: Config) -> None:
+    """Switch the config's OptimWrapper to AmpOptimWrapper in place.
+
+    mmengine's AmpOptimWrapper refuses to be built on a CPU, in both families
+    and for every dtype, so that is an error here, before anything is built.
+    """
+    kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    name = kind if isinstance(kind, str) else kind.__name__
+    if name not in ('OptimWrapper', 'AmpOptimWrapper'):
+        raise ValueError(
+            f'--amp cannot be combined with optim_wrapper.type={name!r}; '
+            "set it to 'OptimWrapper' or leave --amp out"
+        )
+    if get_device() == 'cpu':
+        raise ValueError(
+            '--amp needs a GPU or another accelerator and only a CPU was '
+            'found, where AmpOptimWrapper does not run; leave --amp out'
+        )
+    if name == 'AmpOptimWrapper':
+        print_log(
+            '--amp: the config already trains in mixed precision',
+            logger='current',
+            level=logging.WARNING,
+        )
+        return
+    cfg.optim_wrapper.type = 'AmpOptimWrapper'
+    cfg.optim_wrapper.loss_scale = 'dynamic'
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Read the config and apply the command line to it.
+
+    The work dir is the command line's, else the config's, else a folder
+    named after the config file.
+    """
+    cfg = Config.fromfile(args.config)
+    cfg.launcher = args.launcher
+    if args.cfg_options is not None:
+        cfg.merge_from_dict(args.cfg_options)
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = f'./work_dirs/{Path(args.config).stem}'
+    if args.amp:
+        enable_amp(cfg)
+    cfg.resume = args.resume
+    return cfg
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Build mmengine's Runner, or the one that `runner_type` names."""
+    if 'runner_type' not in cfg:
+        return Runner.from_cfg(cfg)
+    init_default_scope(cfg.get('default_scope') or 'mmengine')
+    return RUNNERS.build(cfg)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train; a setting that cannot work ends with one line, exit status 2."""
+    args = parse_args(argv)
+    try:
+        cfg = load_config(args)
+    except ValueError as error:
+        build_parser().error(str(error))
+    build_runner(cfg).train()
+
+
+if __name__ == '__main__':
+    main()
