@@ -1,6 +1,11 @@
 """Two and four real processes: one plan, laid out over the ranks."""
 
 import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import light
 import pytest
@@ -239,3 +244,36 @@ def test_resume_on_another_number_of_ranks(tmp_path, loop, before, after):
         range(len(rounds_of(tmp_path)))
     )
     assert first['budget'] and second['iters'] > 0
+
+
+def test_dist_train_on_a_machine_without_gpu(tmp_path):
+    """The script that users start, in two processes, with an EMA model."""
+    cfg = toys.config(tmp_path / 'run', samples=16, batch_size=2, epochs=3)
+    cfg.custom_imports = dict(
+        imports=['infobatch_mm', 'infobatch_mm.digit_scenes']
+    )
+    cfg.custom_hooks.append(dict(type='EMAHook'))
+    cfg.find_unused_parameters = True
+    cfg.dump(tmp_path / 'config.json')
+    with socket.socket() as server:
+        server.bind(('127.0.0.1', 0))
+        port = str(server.getsockname()[1])
+    tools = Path(__file__).parents[1] / 'tools'
+    done = subprocess.run(
+        [tools / 'dist_train.sh', tmp_path / 'config.json', '2'],
+        env=os.environ
+        | dict(
+            PATH=f'{Path(sys.executable).parent}:{os.environ["PATH"]}',
+            PYTHONPATH=str(tools.parent),
+            PORT=port,
+            CUDA_VISIBLE_DEVICES='',
+            OMP_NUM_THREADS='1',
+        ),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    kept = [r['kept'] for r in rounds_of(tmp_path / 'run')]
+    assert kept[0] == 16 and all(k % 4 == 0 for k in kept)
+    assert (tmp_path / 'run/infobatch_summary.json').exists()

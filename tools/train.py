@@ -12,6 +12,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch.distributed as dist
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
 from mmengine.logging import print_log
@@ -113,6 +114,29 @@ def load_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
+def start_cpu_ranks(cfg: Config) -> None:
+    """Join the gloo group of a distributed run on a machine without GPU.
+
+    mmengine's own start and its default model wrapper both need a GPU. With
+    the group there, mmengine uses it.
+    """
+    if cfg.launcher == 'none' or get_device() != 'cpu':
+        return
+    if cfg.launcher != 'pytorch':
+        raise ValueError(
+            f'--launcher {cfg.launcher} needs GPUs and none was found; on '
+            'CPUs use --launcher pytorch (tools/dist_train.sh)'
+        )
+    dist.init_process_group('gloo')
+    wrapper = {
+        'type': 'MMDistributedDataParallel',
+        'device_ids': None,
+        'broadcast_buffers': False,
+        'find_unused_parameters': cfg.get('find_unused_parameters', False),
+    }
+    cfg.model_wrapper_cfg = {**wrapper, **cfg.get('model_wrapper_cfg', {})}
+
+
 def build_runner(cfg: Config) -> Runner:
     """Build mmengine's Runner, or the one that `runner_type` names."""
     if 'runner_type' not in cfg:
@@ -126,6 +150,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     try:
         cfg = load_config(args)
+        start_cpu_ranks(cfg)
     except ValueError as error:
         build_parser().error(str(error))
     build_runner(cfg).train()

@@ -40,7 +40,7 @@ class PixelLosses(NamedTuple):
     ignore_index: int
 
 
-class _CrossEntropyCalls(TorchFunctionMode):
+class CrossEntropyCalls(TorchFunctionMode):
     """Keep the pixel losses that the stock loss computes anyway."""
 
     def __init__(self) -> None:
@@ -96,7 +96,7 @@ def score_in_one_pass(
     Returns:
         tuple[dict, Tensor]: The stock losses, and the scores, shape (B,).
     """
-    with _CrossEntropyCalls() as seen:
+    with CrossEntropyCalls() as seen:
         losses = stock_loss(*args, **kwargs)
     modules = _loss_modules(head)
     assert len(seen.calls) == len(modules)

@@ -1,0 +1,36 @@
+"""The stock twin, pruned by InfoBatch; all the rest is the base's."""
+
+_base_ = './upernet_tiny_1xb16-20e_digits-48x48.py'
+
+custom_imports = dict(
+    imports=['infobatch_mm', 'infobatch_mm.digit_scenes'],
+    allow_failed_imports=False,
+)
+
+train_dataloader = dict(
+    sampler=dict(_delete_=True, type='InfoBatchSampler'),
+    dataset=dict(
+        _delete_=True,
+        type='IndexedDataset',
+        dataset={{_base_.train_dataloader.dataset}},
+    ),
+)
+model = dict(
+    decode_head=dict(
+        _delete_=True,
+        type='WeightedDecodeHead',
+        head={{_base_.model.decode_head}},
+    ),
+    auxiliary_head=dict(
+        _delete_=True,
+        type='WeightedDecodeHead',
+        head={{_base_.model.auxiliary_head}},
+    ),
+)
+custom_hooks = [
+    dict(
+        type='InfoBatchHook',
+        policy=dict(type='InfoBatchPolicy', prune_ratio=0.5),
+        delta=0.875,
+    )
+]

@@ -1,0 +1,61 @@
+"""A training step gets no device-to-host transfer from our functions.
+
+On the meta device ``.item()``, ``.cpu()``, ``.tolist()`` and boolean indexing
+raise by themselves.
+"""
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+
+from infobatch_mm.heads.scoring import (
+    CrossEntropyCalls,
+    PixelLosses,
+    image_means,
+)
+from infobatch_mm.ledger import Ledger
+from infobatch_mm.rescale import scale_gradient
+from infobatch_mm.scores import ScoreBoard
+
+META = torch.device('meta')
+
+
+@pytest.mark.parametrize(
+    'work',
+    [
+        lambda t: t.sum().item(),
+        lambda t: t.tolist(),
+        lambda t: t[t > 0],
+        lambda t: t.cpu(),
+    ],
+)
+def test_the_meta_device_notices_a_transfer(work):
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        work(torch.ones(3, device=META))
+
+
+@pytest.mark.parametrize('avg_non_ignore', [False, True])
+@pytest.mark.parametrize('with_class_weight', [False, True])
+def test_a_step(avg_non_ignore, with_class_weight):
+    ids = torch.zeros(2, dtype=torch.int64, device=META)
+    ledger, board = Ledger(), ScoreBoard(5, device=META)
+    ledger.open(ids, torch.ones(2, device=META))
+    logits = torch.randn(2, 3, 4, 4, device=META, requires_grad=True)
+    labels = torch.zeros(2, 4, 4, dtype=torch.int64, device=META)
+    class_weight = torch.ones(3, device=META) if with_class_weight else None
+    with CrossEntropyCalls() as seen:
+        scaled = scale_gradient(logits, ledger.weights)
+        pixels = F.cross_entropy(
+            scaled,
+            labels,
+            weight=class_weight,
+            reduction='none',
+            ignore_index=255,
+        )
+    pixels.mean().backward()
+    (call,) = seen.calls
+    assert isinstance(call, PixelLosses)
+    ledger.record('head', image_means(call, avg_non_ignore))
+    board.update(*ledger.close())
+    assert logits.grad.shape == logits.shape
+    assert board.scores.shape == (5,)

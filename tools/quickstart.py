@@ -1,0 +1,157 @@
+"""Train the quickstart's two twins, with and without pruning, and compare.
+
+tools/quickstart.py [--work-dir FOLDER] [--cfg-options KEY=VALUE ...]
+
+Both twins start from the same weights (seed 0) and train one after the
+other, each in a process of its own. The two are then printed side by side,
+and `quickstart.png` is drawn in the work dir.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib
+from rich.console import Console
+from rich.table import Table
+
+matplotlib.use('Agg')
+from matplotlib import pyplot as plt
+
+ROOT = Path(__file__).resolve().parents[1]
+STOCK = ROOT / 'configs/quickstart/upernet_tiny_1xb16-20e_digits-48x48.py'
+PRUNED = STOCK.with_name(f'infobatch_{STOCK.name}')
+NAMES = ('stock', 'InfoBatch')
+KEYS = ('total', 'kept')  # what a round shows of the data, by twin
+
+
+class Curve(NamedTuple):
+    """What one twin reached, and at what cost."""
+
+    samples: list[int]  # trained on before each validation
+    miou: list[float]  # at each validation, in percent
+    train_seconds: float  # all iterations with loading, no validation
+    wall_seconds: float  # the whole process, from start to exit
+
+
+def train(config: Path, work_dir: Path, cfg_options: list[str]) -> float:
+    """Train one twin and return its wall-clock, or exit as it failed."""
+    command = [sys.executable, '-u', str(ROOT / 'tools/train.py')]
+    command += [str(config), '--work-dir', str(work_dir)]
+    command += ['--cfg-options', *cfg_options] if cfg_options else []
+    print(f'Training {config.stem}', flush=True)
+    begin = time.perf_counter()
+    status, tail = follow(command)
+    if status:
+        print(*tail, sep='', file=sys.stderr)
+        sys.exit(f'{config.name} failed with status {status}; see above')
+    return time.perf_counter() - begin
+
+
+def follow(command: list[str]) -> tuple[int, deque[str]]:
+    """Run a command, print its log of epochs; return status and last lines."""
+    tail: deque[str] = deque(maxlen=50)
+    # The network is tiny: one thread for it and one for the loader's worker
+    # use two cores best, and busy machines stall several threads for long.
+    env = {'OMP_NUM_THREADS': '1', **os.environ}
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    with subprocess.Popen(command, text=True, env=env, **pipes) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            tail.append(line)
+            if 'Epoch(' in line:
+                print(line[line.index('Epoch(') :], end='', flush=True)
+    return process.returncode, tail
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read a file with one JSON object a line."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def read_curve(work_dir: Path, seen: list[int], wall_seconds: float) -> Curve:
+    """Read one twin's results; `seen[e]` samples were seen by epoch e."""
+    scalars = read_lines(sorted(work_dir.glob('*/vis_data/scalars.json'))[-1])
+    val = [line for line in scalars if 'mIoU' in line]
+    last = [line for line in scalars if 'loss' in line][-1]
+    return Curve(
+        samples=[seen[line['step']] for line in val],
+        miou=[line['mIoU'] for line in val],
+        train_seconds=last['mean_time'] * last['iter'],
+        wall_seconds=wall_seconds,
+    )
+
+
+def print_table(stock: Curve, pruned: Curve, summary: dict[str, Any]) -> None:
+    """Print the twins side by side."""
+    table = Table(title='Quickstart: scenes of handwritten digits')
+    for column in ('', 'stock', 'InfoBatch', 'saved'):
+        table.add_column(column, justify='right')
+    last = (f'{curve.miou[-1]:.2f}' for curve in (stock, pruned))
+    table.add_row('mIoU', *last)
+    budget, seen = summary['samples_budget'], summary['samples_seen']
+    costs = {
+        'samples seen': ('{:,.0f}', budget, seen),
+        'training': ('{:.1f} s', stock.train_seconds, pruned.train_seconds),
+        'whole run': ('{:.1f} s', stock.wall_seconds, pruned.wall_seconds),
+    }
+    for name, (style, full, part) in costs.items():
+        saved = f'{1 - part / full:.1%}'
+        table.add_row(name, style.format(full), style.format(part), saved)
+    Console().print(table)
+
+
+def draw(path: Path, curves: dict[str, Curve], rounds: list[dict]) -> None:
+    """Draw mIoU against samples seen, and the kept share by round."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4))
+    for name, curve in curves.items():
+        left.plot(curve.samples, curve.miou, marker='o', label=name)
+    left.set(xlabel='samples seen', ylabel='mIoU (%)', title='Accuracy')
+    left.legend()
+    kept = [100 * line['kept'] / line['total'] for line in rounds]
+    right.bar([line['round'] for line in rounds], kept, color='C1')
+    right.set(xlabel='round', ylabel='kept (%)', title='Kept by InfoBatch')
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+
+
+def compare(work_dir: Path, dirs: list[Path], walls: list[float]) -> None:
+    """Print and draw what two finished runs left behind."""
+    rounds = read_lines(dirs[1] / 'infobatch.jsonl')
+    summary = json.loads((dirs[1] / 'infobatch_summary.json').read_text())
+    curves = {}
+    for name, key, folder, wall in zip(NAMES, KEYS, dirs, walls, strict=True):
+        seen = [0, *itertools.accumulate(line[key] for line in rounds)]
+        curves[name] = read_curve(folder, seen, wall)
+    draw(work_dir / 'quickstart.png', curves, rounds)
+    print_table(*curves.values(), summary)
+    print(f'Picture: {work_dir / "quickstart.png"}')
+    print('One seed proves nothing about accuracy.')
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument(
+        '--work-dir', type=Path, default='work_dirs/quickstart'
+    )
+    parser.add_argument(
+        '--cfg-options', nargs='+', default=[], help='settings of both runs'
+    )
+    args = parser.parse_args()
+    dirs = [args.work_dir / name for name in ('stock', 'infobatch')]
+    walls = [
+        train(config, work_dir, args.cfg_options)
+        for config, work_dir in zip((STOCK, PRUNED), dirs, strict=True)
+    ]
+    compare(args.work_dir, dirs, walls)
+
+
+if __name__ == '__main__':
+    main()
