@@ -10,7 +10,18 @@ from mmengine.config import Config
 
 ROOT = Path(__file__).parents[1]
 CAMVID = ROOT.parent / 'shared/data/camvid_120x160.tar'
-CONTRACT = ['policy', 'total', 'rounds', 'samples_budget', 'samples_seen', 'saved_ratio', 'iters_budget', 'iters_run', 'train_seconds', 'overhead_seconds']
+CONTRACT = [
+    'policy',
+    'total',
+    'rounds',
+    'samples_budget',
+    'samples_seen',
+    'saved_ratio',
+    'iters_budget',
+    'iters_run',
+    'train_seconds',
+    'overhead_seconds',
+]
 
 
 def command(tool, *args, cwd):
