@@ -12,11 +12,12 @@ allow_resuming()
 
 from .dataset import IndexedDataset
 from .heads import WeightedDecodeHead
-from .hook import PRUNING_POLICIES, InfoBatchHook
+from .hook import InfoBatchHook
 from .loops import (
     InfoBatchEpochBasedTrainLoop,
     InfoBatchIterBasedTrainLoop,
 )
+from .policies import PRUNING_POLICIES
 from .pruning import (
     InfoBatchPolicy,
     NoPruningPolicy,

@@ -13,6 +13,9 @@ from .dataset import IndexedDataset
 from .heads import WeightedHeadMixin
 from .sampler import InfoBatchSampler
 
+# The layout of InfoBatchHook.state_dict().
+STATE_VERSION = 1
+
 
 def check_single(hooks: Iterable[Any], kind: type) -> None:
     """Raise a ValueError if there is more than one hook of a kind."""
@@ -129,6 +132,12 @@ def check_same_on_all_ranks(digest: str) -> None:
 
 def check_state(runner: Any, state: dict[str, Any], total: int) -> None:
     """Raise a ValueError if a checkpoint cannot be resumed by this run."""
+    if state['version'] != STATE_VERSION:
+        raise ValueError(
+            f'the checkpoint holds the state of InfoBatch in version '
+            f'{state["version"]}, but this package reads {STATE_VERSION}. '
+            'Resume with the package that wrote it'
+        )
     if state['total'] != total:
         raise ValueError(
             f'the checkpoint holds the scores of {state["total"]} samples, '

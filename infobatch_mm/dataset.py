@@ -68,6 +68,12 @@ class IndexedDataset:
             redraw.used = False
         data = self.dataset[index]
         refetched = any(redraw.used for redraw in self._redraws)
+        if not isinstance(data, dict) or 'data_samples' not in data:
+            raise TypeError(
+                'IndexedDataset needs samples with an entry data_samples to '
+                f'carry their index, but {type(self.dataset).__name__} gave '
+                f'{type(data).__name__}. End its pipeline with PackSegInputs'
+            )
         data['data_samples'].set_metainfo(
             dict(infobatch_index=index, infobatch_refetched=refetched)
         )

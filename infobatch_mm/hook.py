@@ -7,55 +7,22 @@ from typing import Any
 import torch
 from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import Hook
-from mmengine.optim import OptimWrapperDict
-from mmengine.registry import HOOKS, Registry
+from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop
 from torch import Tensor
 
-from . import binding, pruning
+from . import binding
 from .checkpoint import bind_checkpoint_hooks
 from .clock import Stopwatch
 from .ledger import Ledger
-from .pruning import Plan, PruningPolicy
+from .policies import build_policy
+from .pruning import Plan
 from .records import RunRecords, summary_table
+from .schedule import announce_max_iters, step_schedulers
 from .scores import ScoreBoard
 
-PRUNING_POLICIES = Registry('pruning policy', scope='infobatch_mm')
-for _policy in (
-    pruning.InfoBatchPolicy,
-    pruning.QuantilePolicy,
-    pruning.RandomPolicy,
-    pruning.NoPruningPolicy,
-):
-    PRUNING_POLICIES.register_module(module=_policy)
-
-
-def build_policy(config: Mapping[str, Any], delta: float) -> PruningPolicy:
-    """Build a pruning policy from its config.
-
-    Args:
-        config (dict): The ``type``, and arguments without ``delta``.
-        delta (float): The share of the clock from which all data is used.
-    """
-    options = dict(config)
-    name = options.pop('type', None)
-    if 'delta' in options:
-        raise ValueError(
-            f'policy.delta={options["delta"]} is not a setting of the '
-            f'policy here: set delta of InfoBatchHook (now {delta}) instead'
-        )
-    policy = PRUNING_POLICIES.get(name) if name else None
-    if policy is None:
-        known = ', '.join(PRUNING_POLICIES.module_dict)
-        raise ValueError(
-            f'policy.type={name!r} is not a pruning policy; known: {known}'
-        )
-    return policy(**options, delta=delta)
-
-
-# The entry of a checkpoint, and its version.
+# The entry of a checkpoint.
 STATE_KEY = 'infobatch'
-STATE_VERSION = 1
 
 
 @HOOKS.register_module()
@@ -180,7 +147,8 @@ class InfoBatchHook(Hook):
             assert self.plan is not None
             binding.check_same_on_all_ranks(self.plan.digest())
             self.weights[self.plan.indices] = self.plan.weights
-            self._set_max_iters(runner)
+            left = self.clock.estimate_iters_left(self.delta)
+            announce_max_iters(runner, runner.iter + left)
             runner.visualizer.add_scalars(self._scalars(), step=runner.iter)
 
     def _begin_round(self, runner: Any) -> None:
@@ -237,21 +205,6 @@ class InfoBatchHook(Hook):
         """Exchange the new scores between the ranks; all must call it."""
         self.board.merge()
 
-    def _set_max_iters(self, runner: Any) -> None:
-        """Tell the loop and the optimizer how long the run will be.
-
-        The loop's number is behind the ETA and ``is_last_train_iter``, the
-        optimizer wrapper's behind the last step of gradient accumulation.
-        """
-        max_iters = runner.iter + self.clock.estimate_iters_left(self.delta)
-        runner.train_loop._max_iters = max_iters
-        runner.message_hub.update_info('max_iters', max_iters)
-        wrapper = runner.optim_wrapper
-        is_dict = isinstance(wrapper, OptimWrapperDict)
-        for single in wrapper.values() if is_dict else [wrapper]:
-            single._max_counts = max_iters
-            single._remainder_counts = max_iters % single._accumulative_counts
-
     def _scalars(self) -> dict[str, float]:
         assert self.plan is not None
         planned_of = len(self.weights) * (self.round + 1)
@@ -307,7 +260,7 @@ class InfoBatchHook(Hook):
             self.board.update(*self.ledger.close())
             self.samples_done += self.batch_size
             for _ in range(self.clock.tick() - 1):
-                _step_schedulers(runner.param_schedulers)
+                step_schedulers(runner.param_schedulers)
 
     def _ids(self, data_batch: Any) -> tuple[list[int], list[int]]:
         """Return the ids of a batch, and where their scores go."""
@@ -340,7 +293,7 @@ class InfoBatchHook(Hook):
     def state_dict(self) -> dict[str, Any]:
         """Return all that the rest of the run depends on."""
         state = dict(
-            version=STATE_VERSION,
+            version=binding.STATE_VERSION,
             policy=repr(self.policy),
             total=len(self.weights),
             seed=self.sampler.seed,
@@ -447,14 +400,3 @@ class InfoBatchHook(Hook):
             yield
         finally:
             self.overhead.stop()
-
-
-def _step_schedulers(schedulers: Any) -> None:
-    """Step iteration-based schedulers once, as ParamSchedulerHook does."""
-    if isinstance(schedulers, dict):
-        for group in schedulers.values():
-            _step_schedulers(group)
-        return
-    for scheduler in schedulers or []:
-        if not scheduler.by_epoch:
-            scheduler.step()

@@ -26,7 +26,8 @@ class LightData(BaseDataset):
 
     def __init__(self, size: int, nan_at: tuple[int, ...] = ()) -> None:
         self.size, self.nan_at = size, nan_at
-        super().__init__()
+        # mmengine cannot serialize an empty list.
+        super().__init__(serialize_data=False)
 
     def load_data_list(self) -> list[dict]:
         return [dict(label=index % 3) for index in range(self.size)]
