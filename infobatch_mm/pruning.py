@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -264,14 +265,20 @@ class PruningPolicy(ABC):
             )
         order = torch.randperm(len(scores), generator=generator)
         ratios = [ratio.at(progress) for ratio in self.prune_ratios]
-        finite = scores.isfinite()
-        if not any(ratios) or not finite.any():
+        if not any(ratios):
             return Plan(order, torch.ones(len(order)))
-        edges = self.thresholds(scores if finite.all() else scores[finite])
+        # One pass tells whether any score is missing: float32 scores cannot
+        # overflow a float64 sum.
+        complete = scores.sum(dtype=torch.float64).isfinite()
+        finite = scores if complete else scores[scores.isfinite()]
+        if len(finite) == 0:
+            return Plan(order, torch.ones(len(order)))
+        edges = self.thresholds(finite)
         strata = torch.zeros(len(scores), dtype=torch.uint8)
         for edge in edges:
             strata += scores >= edge
-        strata[~finite] = len(edges)
+        if not complete:
+            strata[~scores.isfinite()] = len(edges)
         threshold = edges[-1] if math.isfinite(edges[-1]) else None
         ratios.append(0.0)
         return _draw(order, strata, ratios, threshold, multiple_of, generator)
@@ -307,14 +314,14 @@ def _draw(
     weights = torch.tensor(
         [n / m if m else 1.0 for n, m in zip(sizes, kept, strict=True)]
     )
-    indices, strata = order[chosen], strata[chosen]
-    if len(indices) == len(order):
+    if kept == sizes:
         return Plan(order, torch.ones(len(order)), threshold)
     # Evenly spaced members leave the ends of the round to the strata that are
     # kept whole; after a uniform rotation each position is like any other.
-    shift = int(torch.randint(len(indices), (1,), generator=generator))
-    indices, strata = indices.roll(shift), strata.roll(shift)
-    return Plan(indices, weights[strata.int()], threshold)
+    places = chosen.nonzero().flatten()
+    shift = int(torch.randint(len(places), (1,), generator=generator))
+    places = places.roll(shift)
+    return Plan(order[places], weights[strata[places].int()], threshold)
 
 
 class InfoBatchPolicy(PruningPolicy):
@@ -381,15 +388,12 @@ class QuantilePolicy(PruningPolicy):
         self.quantiles = tuple(quantiles)
 
     def thresholds(self, scores: Tensor) -> list[float]:
-        # The k-th smallest has k - 1 scores before it, so that with distinct
-        # scores exactly floor(quantile * M) lie strictly below the edge.
+        # With distinct scores, exactly floor(quantile * M) lie strictly below
+        # the edge.
         ranks = [int(q * len(scores) + 1e-6) for q in self.quantiles]
-        return [
-            scores.kthvalue(rank + 1).values.item()
-            if rank < len(scores)
-            else math.inf
-            for rank in ranks
-        ]
+        inner = [rank for rank in ranks if rank < len(scores)]
+        edges = np.partition(scores.numpy(), inner)[inner].tolist()
+        return edges + [math.inf] * (len(ranks) - len(inner))
 
     def __repr__(self) -> str:
         return f'{super().__repr__()[:-1]}; quantiles {self.quantiles})'
