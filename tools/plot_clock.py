@@ -1,0 +1,64 @@
+"""Draw the learning rates and mIoU of two twins over the full-data clock.
+
+python tools/plot_clock.py STOCK_WORK_DIR PRUNED_WORK_DIR OUT.png
+
+Both runs are iteration-based. A pruned run logs real iterations; its
+`infobatch.jsonl` tells at which of them each round began, and a full round is
+as many ticks of the clock as it has iterations.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+matplotlib.use('Agg')
+from matplotlib import pyplot as plt
+
+
+def read_lines(path: Path) -> list[dict]:
+    """Read a file with one JSON object a line."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def read_scalars(work_dir: Path, key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Read the iterations and values at which a scalar was logged."""
+    file = sorted(work_dir.glob('*/vis_data/scalars.json'))[-1]
+    lines = [line for line in read_lines(file) if key in line]
+    steps = [line['step'] for line in lines]
+    return np.array(steps), np.array([line[key] for line in lines])
+
+
+def ticks_of(iters: np.ndarray, work_dir: Path) -> np.ndarray:
+    """Convert real iterations of a pruned run to ticks of the clock."""
+    summary = json.loads((work_dir / 'infobatch_summary.json').read_text())
+    begins = [r['iter'] for r in read_lines(work_dir / 'infobatch.jsonl')]
+    ticks = np.arange(len(begins) + 1) * begins[1]
+    ends = [*begins, summary['iters_run']]
+    ticks[-1] = min(ticks[-1], summary['iters_budget'])
+    return np.interp(iters, ends, ticks)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('stock', type=Path)
+    parser.add_argument('pruned', type=Path)
+    parser.add_argument('out', type=Path)
+    args = parser.parse_args()
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4))
+    titles = {'lr': 'learning rate', 'mIoU': 'mIoU (%), validation'}
+    for axis, (key, title) in zip(axes, titles.items(), strict=True):
+        axis.plot(*read_scalars(args.stock, key), lw=4, label='stock')
+        iters, values = read_scalars(args.pruned, key)
+        ticks = ticks_of(iters, args.pruned)
+        axis.plot(ticks, values, '--', marker='.', label='InfoBatch')
+        axis.set(xlabel='full-data clock (iterations)', title=title)
+        axis.legend()
+    figure.tight_layout()
+    figure.savefig(args.out, dpi=100)
+
+
+if __name__ == '__main__':
+    main()
