@@ -73,6 +73,7 @@ class InfoBatchHook(Hook):
         self.overhead = Stopwatch()
         self._is_resumed = False
         self._saved: dict[str, Any] | None = None
+        self._has_new_layout = False
 
     # The run
 
@@ -95,6 +96,7 @@ class InfoBatchHook(Hook):
         self.weights = torch.ones(len(loader.dataset))
         if self._is_resumed:
             self._restore(runner)
+            self._saved = None
         self.records = RunRecords(runner.work_dir)
         if is_main_process():
             self.records.begin(self.round)
@@ -171,10 +173,10 @@ class InfoBatchHook(Hook):
         """Go on with a round that a resumed run had begun."""
         assert self.plan is not None
         self.sampler.begin_round(self.plan, start=self.samples_done)
-        if self._saved is None or self._has_layout_of(self._saved):
+        if not self._has_new_layout:
             return
-        # Other global batches: the rest of the round is laid out anew, and is
-        # worth the rest of its share of the clock.
+        # The global batches have another size: the rest of the round is laid
+        # out anew, and is worth the rest of its share of the clock.
         iters = len(runner.train_dataloader)
         left = max(0, 1 - self.samples_done / len(self.plan))
         ticks = max(iters, round(left * self.clock.pass_ticks))
@@ -338,7 +340,12 @@ class InfoBatchHook(Hook):
         self.train_time = Stopwatch(state['train_seconds'])
         self.round_time = Stopwatch(state['round_seconds'])
         self.overhead = Stopwatch(state['overhead_seconds'])
-        self._restore_clock(state)
+        self._has_new_layout = state['batch_size'] != self.batch_size
+        self.clock.load_state_dict(state['clock'])
+        if self.is_epoch_based and self._has_new_layout:
+            # The tick of an epoch loop is a batch, so its size has changed.
+            ratio = self.clock.pass_ticks / state['clock']['pass_ticks']
+            self.clock.move_to(round(self.clock.now * ratio))
         if 'indices' in state:
             self.plan = Plan(
                 state['indices'].cpu(),
@@ -361,17 +368,6 @@ class InfoBatchHook(Hook):
         self.round = self.clock.now // passed
         self.samples_planned = self.round * len(self.weights)
         self.samples_seen = round(self.clock.progress * self.samples_budget)
-
-    def _restore_clock(self, state: dict[str, Any]) -> None:
-        clock = self.clock
-        clock.load_state_dict(state['clock'])
-        if self.is_epoch_based and not self._has_layout_of(state):
-            # The tick of an epoch loop is a batch, so its size has changed.
-            ratio = clock.pass_ticks / state['clock']['pass_ticks']
-            clock.move_to(round(clock.now * ratio))
-
-    def _has_layout_of(self, state: dict[str, Any]) -> bool:
-        return state['batch_size'] == self.batch_size
 
     # Time
 

@@ -239,7 +239,7 @@ from mmengine.config import Config
 from mmseg.registry import MODELS
 folder = sys.argv[1]
 torch.manual_seed(3)
-model = MODELS.build(Config.fromfile(f'{folder}/model.py').model).eval()
+model = MODELS.build(Config.fromfile(f'{folder}/model.json').model).eval()
 torch.save(model.state_dict(), f'{folder}/stock.pth')
 model.load_state_dict(torch.load(f'{folder}/weighted.pth'), strict=True)
 torch.save(model(torch.load(f'{folder}/image.pth')), f'{folder}/logits.pth')
@@ -251,7 +251,7 @@ def test_checkpoints_load_strictly_with_and_without_the_package(tmp_path):
         dict(toys.model(pruned=pruned), _scope_='mmseg')
         for pruned in (False, True)
     )
-    Config(dict(model=stock)).dump(tmp_path / 'model.py')
+    Config(dict(model=stock)).dump(tmp_path / 'model.json')
     model, image = build(pruned).eval(), torch.randn(1, 3, 32, 32)
     torch.save(model.state_dict(), tmp_path / 'weighted.pth')
     torch.save(image, tmp_path / 'image.pth')
