@@ -77,7 +77,7 @@ def train_rank(make_config, work_dir, *args):
 def run(world_size, work_dir, make_config, *args):
     work_dir.mkdir(exist_ok=True)
     if world_size == 1:
-        child = Child(train_rank_alone, make_config, work_dir, *args)
+        child = Child(train_alone, make_config, work_dir, *args)
         assert child.join(300) == 0
     else:
         codes = run_ranks(world_size, train_rank, make_config, work_dir, *args)
@@ -85,8 +85,9 @@ def run(world_size, work_dir, make_config, *args):
     return torch.load(work_dir / 'seen.pth')
 
 
-def train_rank_alone(make_config, work_dir, *args):
-    train_rank(make_config, work_dir, *args[:-1])
+def train_alone(make_config, work_dir, *args):
+    *settings, _ = args  # the last one counts progress
+    train_rank(make_config, work_dir, *settings)
 
 
 def light_run(work_dir, loop, batch_size, samples=32, overrides=None):
@@ -133,10 +134,12 @@ def test_ranks_share_one_plan(tmp_path, world_size, loop):
     assert pruned
 
 
+@pytest.mark.parametrize('counts', [1, 3])
 @pytest.mark.parametrize('loop', [EPOCHS, ITERS])
-def test_ranks_train_as_one_process_would(tmp_path, loop):
-    one = run(1, tmp_path / 'one', light_run, loop, 4)
-    two = run(2, tmp_path / 'two', light_run, loop, 2)
+def test_ranks_train_as_one_process_would(tmp_path, loop, counts):
+    accumulate = dict(optim_wrapper=dict(accumulative_counts=counts))
+    one = run(1, tmp_path / 'one', light_run, loop, 4, 32, accumulate)
+    two = run(2, tmp_path / 'two', light_run, loop, 2, 32, accumulate)
     plans = [
         [r['plan'] for r in result['diaries'][0]] for result in (one, two)
     ]
@@ -146,7 +149,7 @@ def test_ranks_train_as_one_process_would(tmp_path, loop):
         assert torch.allclose(two['weights'][key], value, atol=1e-6), key
 
 
-def segmentor(work_dir, batch_size, accumulate):
+def segmentor(work_dir, batch_size):
     """A real segmentor without batch statistics."""
     norm = dict(type='GN', num_groups=2)
     cfg = toys.config(
@@ -155,15 +158,12 @@ def segmentor(work_dir, batch_size, accumulate):
     for part in ('backbone', 'decode_head', 'auxiliary_head'):
         part = cfg.model[part]
         part.get('head', part).norm_cfg = norm
-    cfg.optim_wrapper.accumulative_counts = accumulate
-    if get_world_size() > 1:
-        cfg.model_wrapper_cfg = dict(find_unused_parameters=True)
     return cfg
 
 
 def test_a_segmentor_trains_on_ranks_as_in_one_process(tmp_path):
-    one = run(1, tmp_path / 'one', segmentor, 4, 1)
-    two = run(2, tmp_path / 'two', segmentor, 2, 1)
+    one = run(1, tmp_path / 'one', segmentor, 4)
+    two = run(2, tmp_path / 'two', segmentor, 2)
     assert any(len(r['plan']) < 16 for r in one['diaries'][0])
     for key, value in one['weights'].items():
         assert torch.allclose(

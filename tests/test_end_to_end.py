@@ -5,10 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mmseg
 import pytest
 from mmengine.config import Config
 
 ROOT = Path(__file__).parents[1]
+TRAIN = ROOT / 'tools/train.py'
+MMSEG_TRAIN = Path(mmseg.__file__).parent / '.mim/tools/train.py'
 CAMVID = ROOT.parent / 'shared/data/camvid_120x160.tar'
 CONTRACT = [
     'policy',
@@ -26,7 +29,7 @@ CONTRACT = [
 
 def command(tool, *args, cwd):
     done = subprocess.run(
-        [sys.executable, ROOT / 'tools' / tool, *map(str, args)],
+        [sys.executable, str(tool), *map(str, args)],
         cwd=cwd,
         env=dict(
             PYTHONPATH=str(ROOT), PATH='/usr/bin:/bin', OMP_NUM_THREADS='1'
@@ -56,10 +59,11 @@ def check(work_dir, total):
     assert miou[-1] > miou[0]
 
 
-def test_digit_scenes(tmp_path):
+@pytest.mark.parametrize('tool', [TRAIN, MMSEG_TRAIN], ids=['ours', 'mmseg'])
+def test_digit_scenes(tmp_path, tool):
     (config,) = (ROOT / 'configs/quickstart').glob('infobatch_*.py')
     command(
-        'train.py',
+        tool,
         config,
         '--work-dir',
         tmp_path / 'run',
@@ -77,11 +81,11 @@ def test_digit_scenes(tmp_path):
     not CAMVID.exists(), reason='the CamVid archive is not in ../shared/data'
 )
 def test_camvid(tmp_path):
-    command('prepare_data.py', 'camvid', CAMVID, cwd=tmp_path)
+    command(ROOT / 'tools/prepare_data.py', 'camvid', CAMVID, cwd=tmp_path)
     config = next((ROOT / 'configs/camvid').glob('infobatch_*4k*.py'))
     limit = Config.fromfile(config).train_dataloader.batch_size * 10
     command(
-        'train.py',
+        TRAIN,
         config,
         '--work-dir',
         tmp_path / 'run',
