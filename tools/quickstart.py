@@ -24,6 +24,7 @@ from rich.table import Table
 
 matplotlib.use('Agg')
 from matplotlib import pyplot as plt
+from matplotlib.ticker import MaxNLocator
 
 ROOT = Path(__file__).resolve().parents[1]
 STOCK = ROOT / 'configs/quickstart/upernet_tiny_1xb16-20e_digits-48x48.py'
@@ -117,6 +118,7 @@ def draw(path: Path, curves: dict[str, Curve], rounds: list[dict]) -> None:
     left.legend()
     kept = [100 * line['kept'] / line['total'] for line in rounds]
     right.bar([line['round'] for line in rounds], kept, color='C1')
+    right.xaxis.set_major_locator(MaxNLocator(integer=True))
     right.set(xlabel='round', ylabel='kept (%)', title='Kept by InfoBatch')
     figure.tight_layout()
     figure.savefig(path, dpi=120)
