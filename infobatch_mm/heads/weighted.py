@@ -1,6 +1,7 @@
 """Heads that weight the gradient of each image and record its loss."""
 
 import functools
+from inspect import signature
 from typing import Any
 
 from torch import Tensor, nn
@@ -92,10 +93,18 @@ def attach(head: nn.Module, *, batch_axis: int = 0) -> nn.Module:
     """
     if isinstance(head, WeightedHeadMixin):
         return head
-    if not hasattr(head, 'loss_by_feat'):
+    loss_by_feat = getattr(head, 'loss_by_feat', None)
+    if not callable(loss_by_feat):
         raise TypeError(
             f'{type(head).__name__} has no loss_by_feat method, so its '
             'gradients cannot be weighted per image'
+        )
+    if 'batch_gt_instances' in signature(loss_by_feat).parameters:
+        # MaskFormer even stacks its layers before the batch.
+        raise TypeError(
+            f'{type(head).__name__} classifies masks: its loss takes '
+            'instances, matched over the batch, instead of data samples. '
+            'Such heads are not supported yet'
         )
     stock: Any = type(head)
     head.__class__ = _weighted_class(stock)
