@@ -3,6 +3,7 @@
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 
 
 @pytest.fixture(autouse=True)
@@ -15,3 +16,9 @@ def _plain_config_text(monkeypatch):
     """Skip yapf, with which mmengine lays the config out in a second a run."""
     text = property(lambda config: '\n'.join(map(repr, config.items())))
     monkeypatch.setattr(Config, 'pretty_text', text)
+
+
+@pytest.fixture(autouse=True)
+def _no_default_scope():
+    """Forget the scope of the last run, in which registries would look."""
+    DefaultScope._instance_dict.clear()
