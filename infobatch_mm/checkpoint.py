@@ -1,7 +1,6 @@
 """Checkpoints on the full-data clock that survive a crash while saving."""
 
 import functools
-import os
 from pathlib import Path
 from typing import Any
 
@@ -9,30 +8,11 @@ from mmengine.dist import is_main_process
 from mmengine.fileio import (
     LocalBackend,
     get_file_backend,
-    register_backend,
 )
 from mmengine.hooks import CheckpointHook
 
+from .atomic import AtomicLocalBackend
 from .clock import crosses
-
-
-@register_backend('infobatch_atomic')
-class AtomicLocalBackend(LocalBackend):
-    """Write files of the local disk whole or not at all."""
-
-    def put(self, obj: bytes, filepath: str | Path) -> None:
-        """Write to a temporary file, and rename it once it is on the disk."""
-        temporary = f'{filepath}.tmp'
-        super().put(obj, temporary)
-        with open(temporary, 'rb') as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, filepath)
-
-    def put_text(
-        self, obj: str, filepath: str | Path, encoding: str = 'utf-8'
-    ) -> None:
-        """Write text as :meth:`put` writes bytes."""
-        self.put(obj.encode(encoding), filepath)
 
 
 class ClockedCheckpointMixin:

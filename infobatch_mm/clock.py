@@ -49,6 +49,11 @@ class FullDataClock:
         return self.now >= self.budget
 
     @property
+    def in_round(self) -> bool:
+        """bool: Whether a round has begun and was not ended."""
+        return self.position > 0
+
+    @property
     def iters_left_in_round(self) -> int:
         """int: Iterations until the round or the budget ends."""
         ticks = min(self.round_ticks, self.budget - self.round_start)
@@ -73,6 +78,10 @@ class FullDataClock:
         self.round_ticks = self.pass_ticks if ticks is None else ticks
         self.round_iters = iters
         self.position = 0
+
+    def end_round(self) -> None:
+        """End the round, wherever it stands."""
+        self.move_to(self.now)
 
     def move_to(self, tick: int) -> None:
         """Put the clock between two rounds, at a tick."""

@@ -200,6 +200,7 @@ class InfoBatchHook(Hook):
         if is_main_process():
             self._write_round()
         self.board.nonfinite = 0
+        self.clock.end_round()
         self.plan = None
         self.round += 1
 

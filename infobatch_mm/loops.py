@@ -72,8 +72,12 @@ class InfoBatchIterBasedTrainLoop(IterBasedTrainLoop):
         """Launch training."""
         self.runner.call_hook('before_train')
         self.runner.call_hook('before_train_epoch')
-        while not self.clock.done and not self.stop_training:
+        # A resumed run may have its last round to record, though none of its
+        # iterations is left.
+        while self.clock.in_round or not self.clock.done:
             self.run_round()
+            if self.stop_training:
+                break
         self.runner.call_hook('after_train_epoch')
         self.runner.call_hook('after_train')
         return self.runner.model

@@ -304,6 +304,8 @@ def _draw(
     """
     sizes = torch.bincount(strata, minlength=len(prune_ratios)).tolist()
     kept = kept_counts(sizes, prune_ratios, multiple_of)
+    if kept == sizes:
+        return Plan(order, torch.ones(len(order)), threshold)
     strata = strata[order]
     chosen = torch.ones(len(order), dtype=torch.bool)
     for j, (n, m) in enumerate(zip(sizes, kept, strict=True)):
@@ -314,8 +316,6 @@ def _draw(
     weights = torch.tensor(
         [n / m if m else 1.0 for n, m in zip(sizes, kept, strict=True)]
     )
-    if kept == sizes:
-        return Plan(order, torch.ones(len(order)), threshold)
     # Evenly spaced members leave the ends of the round to the strata that are
     # kept whole; after a uniform rotation each position is like any other.
     places = chosen.nonzero().flatten()

@@ -151,10 +151,11 @@ def test_a_segmentor_killed_at_random_moments(tmp_path):
 @LOOPS
 @pytest.mark.parametrize('every', [1, 7])
 def test_stopped_anywhere(tmp_path, loop, every):
-    """Within a round, at its last iteration, and at its first."""
+    """Within a round, at its ends, and before the last is recorded."""
     reference = tmp_path / 'reference'
     run(partial(config, reference, loop, every=every), False)
-    for iters in (6, 7, 8, 13):
+    last = last_checkpoint(reference)['meta']['iter']
+    for iters in (6, 7, 8, 13, last):
         stopped = tmp_path / str(iters)
         make_config = partial(config, stopped, loop, every=every)
         with pytest.raises(KeyboardInterrupt):
@@ -163,14 +164,13 @@ def test_stopped_anywhere(tmp_path, loop, every):
         assert_same_end(stopped, reference)
 
 
-def test_exact_at_accumulation_boundaries(tmp_path):
-    settings = dict(every=4, optim_wrapper=dict(accumulative_counts=4))
+@LOOPS
+def test_exact_at_accumulation_boundaries(tmp_path, loop):
+    settings = dict(every=1, optim_wrapper=dict(accumulative_counts=2))
     reference, stopped = tmp_path / 'reference', tmp_path / 'stopped'
-    # Iterations 4, 8, ... are boundaries; with nothing pruned they are the
-    # ticks at which checkpoints fall, too.
-    settings['policy'] = dict(type='NoPruningPolicy')
-    run(partial(config, reference, ITERS, **settings), False)
-    make_config = partial(config, stopped, ITERS, **settings)
+    run(partial(config, reference, loop, **settings), False)
+    assert any(r['kept'] < 24 for r in rounds(reference))
+    make_config = partial(config, stopped, loop, **settings)
     with pytest.raises(KeyboardInterrupt):
         run(make_config, False, [StopAfter(14)])
     finish(make_config, resume=True)
