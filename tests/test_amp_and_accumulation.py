@@ -93,3 +93,19 @@ def test_schedulers_by_epoch_go_as_in_the_stock_run(tmp_path):
     assert less.rates == full.rates and len(full.rates) == EPOCHS
     assert pruned.optim_wrapper.get_lr() == stock.optim_wrapper.get_lr()
     assert (pruned.iter, stock.iter) == (ITERS, BUDGET)
+
+
+@pytest.mark.filterwarnings('ignore:.*GradScaler:UserWarning')
+@pytest.mark.filterwarnings('ignore:.*GradScaler:FutureWarning')
+def test_the_amp_wrapper_itself(tmp_path, monkeypatch):
+    """With its scaler disabled: it asks for a GPU, which is feigned."""
+    module = 'mmengine.optim.optimizer.amp_optimizer_wrapper'
+    monkeypatch.setattr(f'{module}.is_cuda_available', lambda: True)
+    cfg = toys.config(tmp_path)
+    cfg.optim_wrapper.update(type='AmpOptimWrapper', dtype='bfloat16')
+    runner = toys.train(cfg)
+    assert type(runner.optim_wrapper).__name__ == 'AmpOptimWrapper'
+    hook = toys.hook_of(runner)
+    assert hook.samples_seen < hook.samples_budget
+    assert hook.board.scores.isfinite().all()
+    assert runner.iter == runner.max_iters
