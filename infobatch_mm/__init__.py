@@ -10,6 +10,7 @@ require_family()
 alias_config_bases()
 allow_resuming()
 
+from .config import enable
 from .dataset import IndexedDataset
 from .heads import WeightedDecodeHead
 from .hook import InfoBatchHook
@@ -44,4 +45,5 @@ __all__ = [
     'QuantilePolicy',
     'RandomPolicy',
     'WeightedDecodeHead',
+    'enable',
 ]

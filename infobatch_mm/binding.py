@@ -1,6 +1,6 @@
 """Find the parts of a run that belong together, or say which is missing."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from mmengine.dist import all_gather_object, get_world_size
@@ -76,6 +76,15 @@ def samples_budget(dataloader: DataLoader, loop: Any) -> int:
     return loop.max_epochs * find_sampler(dataloader).num_samples * world_size
 
 
+def outermost_heads(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the modules that compute losses, by name; not those within."""
+    within: tuple[str, ...] = ()
+    for name, module in model.named_modules():
+        if hasattr(module, 'loss_by_feat') and not name.startswith(within):
+            within += (f'{name}.',)
+            yield name, module
+
+
 def find_heads(model: nn.Module) -> dict[str, WeightedHeadMixin]:
     """Return the weighted heads of a model by name.
 
@@ -83,15 +92,12 @@ def find_heads(model: nn.Module) -> dict[str, WeightedHeadMixin]:
         ValueError: If there is none, or if a module that computes a loss is
             not within a weighted head.
     """
-    heads: dict[str, WeightedHeadMixin] = {}
-    unweighted = []
-    for name, module in model.named_modules():
-        if any(name.startswith(f'{head}.') for head in heads):
-            continue
-        if isinstance(module, WeightedHeadMixin):
-            heads[name] = module
-        elif hasattr(module, 'loss_by_feat'):
-            unweighted.append(f'{name} ({type(module).__name__})')
+    heads = dict(outermost_heads(model))
+    unweighted = [
+        f'{name} ({type(head).__name__})'
+        for name, head in heads.items()
+        if not isinstance(head, WeightedHeadMixin)
+    ]
     if unweighted:
         raise ValueError(
             'these heads are not weighted, so the gradients of pruned '
@@ -104,7 +110,7 @@ def find_heads(model: nn.Module) -> dict[str, WeightedHeadMixin]:
             "could be scored. Set decode_head=dict(type='WeightedDecodeHead',"
             ' head=<the present config>)'
         )
-    return heads
+    return heads  # type: ignore[return-value]
 
 
 def check_reported(heads: dict[str, WeightedHeadMixin], ledger: Any) -> None:

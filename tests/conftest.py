@@ -14,8 +14,14 @@ def _one_thread():
 @pytest.fixture(autouse=True)
 def _plain_config_text(monkeypatch):
     """Skip yapf, with which mmengine lays the config out in a second a run."""
-    text = property(lambda config: '\n'.join(map(repr, config.items())))
-    monkeypatch.setattr(Config, 'pretty_text', text)
+
+    def text(config):
+        lines = [
+            f'{key} = {value!r}' for key, value in config.to_dict().items()
+        ]
+        return '\n'.join(lines)
+
+    monkeypatch.setattr(Config, 'pretty_text', property(text))
 
 
 @pytest.fixture(autouse=True)

@@ -315,12 +315,3 @@ def test_attaching_twice_changes_nothing():
     kind, ledger = type(head), head.infobatch_ledger
     assert attach(head) is head
     assert type(head) is kind and head.infobatch_ledger is ledger
-
-
-def test_mask_classification_heads_are_refused():
-    class MaskHead(nn.Module):
-        def loss_by_feat(self, scores, masks, batch_gt_instances, metas):
-            """As in MaskFormerHead and Mask2FormerHead."""
-
-    with pytest.raises(TypeError, match='MaskHead classifies masks'):
-        attach(MaskHead())

@@ -4,17 +4,20 @@ Importing infobatch_mm first registers its parts and lets `mmseg::` bases be
 found with either family of OpenMMLab packages.
 """
 
-import infobatch_mm  # noqa: F401  isort: skip
+import infobatch_mm  # isort: skip
 
 import argparse
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch.distributed as dist
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
+from mmengine.hub import get_config
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS, init_default_scope
 from mmengine.runner import Runner
@@ -23,7 +26,26 @@ from mmengine.runner import Runner
 def build_parser() -> argparse.ArgumentParser:
     """Declare the flags, the same as those of mmseg's tools/train.py."""
     parser = argparse.ArgumentParser(description='Train a model')
-    parser.add_argument('config', help='path of the train config')
+    parser.add_argument(
+        'config',
+        help='path of the train config, or the name of one in an installed '
+        'package, as in mmseg::segformer/segformer_mit-b0_8xb2-160k_'
+        'ade20k-512x512.py',
+    )
+    parser.add_argument(
+        '--infobatch',
+        action='store_true',
+        help='prune: infobatch_mm.enable(cfg), after --cfg-options',
+    )
+    parser.add_argument(
+        '--infobatch-options',
+        nargs='+',
+        action=DictAction,
+        default={},
+        metavar='KEY=VALUE',
+        help='options of InfoBatchHook, as in policy.type=QuantilePolicy '
+        'delta=0.9; sets --infobatch',
+    )
     parser.add_argument(
         '--work-dir',
         help='folder of logs and checkpoints '
@@ -94,13 +116,36 @@ def enable_amp(cfg: Config) -> None:
     cfg.optim_wrapper.loss_scale = 'dynamic'
 
 
+def read_config(name: str) -> Config:
+    """Read a config file, or one of an installed package by `pkg::` name."""
+    package, is_name, _ = name.rpartition('::')
+    if not is_name:
+        return Config.fromfile(name)
+    if find_spec(package) is None:
+        # mmengine would install it.
+        raise ValueError(
+            f'{name}: the package {package} is not installed; install it or '
+            'give the path of a config'
+        )
+    return get_config(name)
+
+
+def infobatch_options(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Nest KEY=VALUE settings with dots in their keys."""
+    options = Config()
+    options.merge_from_dict(dict(settings))
+    if 'policy' in options:
+        options.policy.setdefault('type', 'InfoBatchPolicy')
+    return options.to_dict()
+
+
 def load_config(args: argparse.Namespace) -> Config:
     """Read the config and apply the command line to it.
 
     The work dir is the command line's, else the config's, else a folder
     named after the config file.
     """
-    cfg = Config.fromfile(args.config)
+    cfg = read_config(args.config)
     cfg.launcher = args.launcher
     if args.cfg_options is not None:
         cfg.merge_from_dict(args.cfg_options)
@@ -111,6 +156,9 @@ def load_config(args: argparse.Namespace) -> Config:
     if args.amp:
         enable_amp(cfg)
     cfg.resume = args.resume
+    if args.infobatch or args.infobatch_options:
+        options = infobatch_options(args.infobatch_options)
+        cfg = infobatch_mm.enable(cfg, **options)
     return cfg
 
 

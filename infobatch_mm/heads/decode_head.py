@@ -19,7 +19,8 @@ class WeightedDecodeHead:
 
     Args:
         head (dict): Config of the stock head.
-        batch_axis (int): See :func:`attach`. Defaults to 0.
+        batch_axis (int, optional): See :func:`attach`; for heads that are not
+            mmseg's.
         **settings: Overrides of ``head``; segmentors set ``init_cfg`` on the
             config of their head.
 
@@ -30,7 +31,11 @@ class WeightedDecodeHead:
     """
 
     def __new__(  # type: ignore[misc]
-        cls, head: Mapping[str, Any], *, batch_axis: int = 0, **settings: Any
+        cls,
+        head: Mapping[str, Any],
+        *,
+        batch_axis: int | None = None,
+        **settings: Any,
     ) -> nn.Module:
         """Build the stock head and attach the weighting."""
         # A copy, not a dict(): mmseg heads read attributes of a ConfigDict.

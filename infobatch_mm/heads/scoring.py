@@ -7,11 +7,12 @@ that training makes anyway; anything else by calling the stock
 device where the stock loss does.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from inspect import signature
 from typing import Any, NamedTuple
 
 import torch
-from mmengine.structures import BaseDataElement
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.losses.cross_entropy_loss import (
     CrossEntropyLoss,
@@ -129,28 +130,56 @@ def image_means(losses: PixelLosses, avg_non_ignore: bool) -> Tensor:
 
 
 def score_image_by_image(
+    head: Any,
     stock_loss: Callable[..., Losses],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    batch_size: int,
-    batch_axis: int,
 ) -> Tensor:
     """Score by calling the stock loss on a batch of each image alone.
 
     The random state of the CPU and of the device is put back afterwards, so
-    that scoring never changes the training.
+    that scoring never changes the training. Losses that average over the
+    ranks (those of the mask heads) see one process.
 
     Returns:
-        Tensor: Scores, shape (B,).
+        Tensor: Scores, shape (B,); NaN for an image without a label whose
+        loss upstream cannot compute (binary cross-entropy).
     """
-    devices = sorted({t.device.index for t in _tensors(args) if t.is_cuda})
+    bound = signature(stock_loss).bind(*args, **kwargs)
+    whole = dict(bound.arguments)
+    weights, axis = head.infobatch_ledger.weights, head.infobatch_batch_axis
+    devices = sorted({t.device.index for t in _tensors(whole) if t.is_cuda})
     scores = []
-    with torch.no_grad(), torch.random.fork_rng(devices=devices):
-        for image in range(batch_size):
-            own_args = _select(args, image, batch_axis)
-            own_kwargs = _select(kwargs, image, batch_axis)
-            scores.append(total_loss(stock_loss(*own_args, **own_kwargs)))
+    with (
+        torch.no_grad(),
+        torch.random.fork_rng(devices=devices),
+        one_process(),
+    ):
+        for image in range(len(weights)):
+            bound.arguments.update(_select(whole, image, axis))
+            try:
+                losses = stock_loss(*bound.args, **bound.kwargs)
+                scores.append(total_loss(losses))
+            except RuntimeError:
+                if _has_labels(bound.arguments, head.ignore_index):
+                    raise
+                scores.append(weights.new_tensor(torch.nan))
     return torch.stack(scores)
+
+
+@contextmanager
+def one_process() -> Iterator[None]:
+    """Make collectives those of a single process.
+
+    A score is the loss of a batch of one image, not of as many images as
+    there are ranks, and ranks must not wait for each other to get it.
+    """
+    is_initialized = torch.distributed.is_initialized
+    torch.distributed.is_initialized = lambda: False
+    try:
+        yield
+    finally:
+        torch.distributed.is_initialized = is_initialized
 
 
 def total_loss(losses: Losses) -> Tensor:
@@ -173,14 +202,24 @@ def _tensors(value: Any) -> list[Tensor]:
     return []
 
 
-def _select(value: Any, image: int, axis: int) -> Any:
-    """Cut everything that is per image down to one image."""
+def _has_labels(arguments: Mapping[str, Any], ignore_index: int) -> bool:
+    samples = arguments.get('batch_data_samples', [])
+    labels = [sample.gt_sem_seg.data for sample in samples]
+    return any(bool((label != ignore_index).any()) for label in labels)
+
+
+def _select(value: Any, image: int, axis: int, name: str = '') -> Any:
+    """Cut everything that is per image down to one image.
+
+    What is a list of one item an image, and not of layers, mmseg and mmdet
+    tell by its name: ``batch_data_samples``, ``batch_gt_instances``, ...
+    """
     if isinstance(value, Tensor):
         return value.narrow(axis, image, 1)
     if isinstance(value, Mapping):
-        return {k: _select(item, image, axis) for k, item in value.items()}
+        return {k: _select(v, image, axis, k) for k, v in value.items()}
     if isinstance(value, (tuple, list)):
-        if value and isinstance(value[0], BaseDataElement):
+        if name.startswith('batch_'):
             return value[image : image + 1]
         return type(value)(_select(item, image, axis) for item in value)
     return value

@@ -1,7 +1,6 @@
 """Heads that weight the gradient of each image and record its loss."""
 
 import functools
-from inspect import signature
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,6 +12,11 @@ from .scoring import (
     score_image_by_image,
     score_in_one_pass,
 )
+
+# The batch axis of the tensors that enter ``loss_by_feat``, by the nearest
+# class: MaskFormer stacks its layers before the batch, while Mask2Former,
+# which derives from it, lists them. It is 0 for all other heads of mmseg.
+BATCH_AXES = {'MaskFormerHead': 1, 'Mask2FormerHead': 0}
 
 
 class WeightedHeadMixin:
@@ -46,8 +50,7 @@ class WeightedHeadMixin:
         if can_score_in_one_pass(self):
             losses, scores = score_in_one_pass(self, stock_loss, args, kwargs)
         else:
-            size = len(ledger.weights)
-            scores = score_image_by_image(stock_loss, args, kwargs, size, axis)
+            scores = score_image_by_image(self, stock_loss, args, kwargs)
             losses = stock_loss(*args, **kwargs)
         ledger.record(self, scores)
         return losses
@@ -77,7 +80,13 @@ def _blank_copy(stock: Any) -> nn.Module:
     return weighted.__new__(weighted)
 
 
-def attach(head: nn.Module, *, batch_axis: int = 0) -> nn.Module:
+def batch_axis_of(head: nn.Module) -> int:
+    """Return the batch axis of the tensors that a head's loss takes."""
+    names = [kind.__name__ for kind in type(head).__mro__]
+    return next((BATCH_AXES[n] for n in names if n in BATCH_AXES), 0)
+
+
+def attach(head: nn.Module, *, batch_axis: int | None = None) -> nn.Module:
     """Make a stock head a weighted one, in place.
 
     Its parameters, attributes, state-dict keys, ``repr`` and ``isinstance``
@@ -85,8 +94,8 @@ def attach(head: nn.Module, *, batch_axis: int = 0) -> nn.Module:
 
     Args:
         head (nn.Module): A head with a ``loss_by_feat`` method.
-        batch_axis (int): The batch axis of the tensors that carry gradient
-            into ``loss_by_feat``. Defaults to 0.
+        batch_axis (int, optional): The batch axis of the tensors that carry
+            gradient into ``loss_by_feat``. Defaults to that of mmseg's head.
 
     Returns:
         nn.Module: The same object.
@@ -99,15 +108,9 @@ def attach(head: nn.Module, *, batch_axis: int = 0) -> nn.Module:
             f'{type(head).__name__} has no loss_by_feat method, so its '
             'gradients cannot be weighted per image'
         )
-    if 'batch_gt_instances' in signature(loss_by_feat).parameters:
-        # MaskFormer even stacks its layers before the batch.
-        raise TypeError(
-            f'{type(head).__name__} classifies masks: its loss takes '
-            'instances, matched over the batch, instead of data samples. '
-            'Such heads are not supported yet'
-        )
+    axis = batch_axis_of(head) if batch_axis is None else batch_axis
     stock: Any = type(head)
     head.__class__ = _weighted_class(stock)
     head.infobatch_ledger = Ledger()  # type: ignore[assignment]
-    head.infobatch_batch_axis = batch_axis  # type: ignore[assignment]
+    head.infobatch_batch_axis = axis  # type: ignore[assignment]
     return head
