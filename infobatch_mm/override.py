@@ -94,7 +94,7 @@ class TakeOver:
         **settings: Any,
     ) -> None:
         dataloader = take_over(runner, dataloader, infobatch)
-        super().__init__(runner, dataloader, **settings)  # type: ignore
+        super().__init__(runner, dataloader, **settings)  # type: ignore[call-arg]
 
 
 class IterBasedTrainLoop(TakeOver, InfoBatchIterBasedTrainLoop):

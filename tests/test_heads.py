@@ -139,6 +139,40 @@ def test_a_score_is_the_stock_loss_of_a_batch_of_one(loss, ignored):
         assert scores[2] == 0
 
 
+@torch.no_grad()
+def test_where_upstream_cannot_score_a_blank_image_it_stays_unscored():
+    config = toys.fcn_head(
+        loss_decode=dict(CE, use_sigmoid=True),
+        num_classes=2,
+        out_channels=1,
+        threshold=0.5,
+    )
+    stock, head = pair(config)
+    samples = labels(4)
+    for sample in samples:
+        sample.gt_sem_seg.data %= 2
+        sample.gt_sem_seg.data[:, 20:] = IGNORED
+    samples[2].gt_sem_seg.data[:] = IGNORED
+    logits = 3 * head(features(4))
+    with pytest.raises(RuntimeError):
+        stock.loss_by_feat(logits[2:3], samples[2:3])
+    scores = scores_of(head, logits, samples)
+    others = [0, 1, 3]
+    expected = stock_scores(
+        stock, logits[others], [samples[i] for i in others]
+    )
+    torch.testing.assert_close(scores[others], expected)
+    assert scores[2].isnan()
+
+
+def test_an_error_of_the_loss_is_not_taken_for_a_blank_image():
+    head = build(toys.weighted(toys.fcn_head(**BY_IMAGE['dice'])))
+    samples = labels(4)
+    samples[3].gt_sem_seg.data[0, 0, 0] = 100
+    with pytest.raises(RuntimeError):
+        scores_of(head, head(features(4)), samples)
+
+
 @pytest.mark.parametrize('loss', ONE_PASS | BY_IMAGE)
 def test_scoring_leaves_the_random_state_alone(loss):
     head = build(toys.weighted(toys.fcn_head(**(ONE_PASS | BY_IMAGE)[loss])))

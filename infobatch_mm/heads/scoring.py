@@ -13,6 +13,7 @@ from inspect import signature
 from typing import Any, NamedTuple
 
 import torch
+from mmengine.structures import BaseDataElement
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.losses.cross_entropy_loss import (
     CrossEntropyLoss,
@@ -161,7 +162,7 @@ def score_image_by_image(
                 losses = stock_loss(*bound.args, **bound.kwargs)
                 scores.append(total_loss(losses))
             except RuntimeError:
-                if _has_labels(bound.arguments, head.ignore_index):
+                if not _is_blank(bound.arguments, head.ignore_index):
                     raise
                 scores.append(weights.new_tensor(torch.nan))
     return torch.stack(scores)
@@ -202,24 +203,28 @@ def _tensors(value: Any) -> list[Tensor]:
     return []
 
 
-def _has_labels(arguments: Mapping[str, Any], ignore_index: int) -> bool:
+def _is_blank(arguments: Mapping[str, Any], ignore_index: int) -> bool:
+    """Tell whether there are samples, none of them with a label."""
     samples = arguments.get('batch_data_samples', [])
     labels = [sample.gt_sem_seg.data for sample in samples]
-    return any(bool((label != ignore_index).any()) for label in labels)
+    return bool(labels) and all(
+        bool((label == ignore_index).all()) for label in labels
+    )
 
 
 def _select(value: Any, image: int, axis: int, name: str = '') -> Any:
     """Cut everything that is per image down to one image.
 
-    What is a list of one item an image, and not of layers, mmseg and mmdet
-    tell by its name: ``batch_data_samples``, ``batch_gt_instances``, ...
+    A list holds one item a layer, unless it is one of data samples or is
+    named as mmdet names what it has of each image: ``batch_img_metas``, ...
     """
     if isinstance(value, Tensor):
         return value.narrow(axis, image, 1)
     if isinstance(value, Mapping):
         return {k: _select(v, image, axis, k) for k, v in value.items()}
     if isinstance(value, (tuple, list)):
-        if name.startswith('batch_'):
+        is_sample = value and isinstance(value[0], BaseDataElement)
+        if is_sample or name.startswith('batch_'):
             return value[image : image + 1]
         return type(value)(_select(item, image, axis) for item in value)
     return value
