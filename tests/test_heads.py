@@ -166,7 +166,8 @@ def test_where_upstream_cannot_score_a_blank_image_it_stays_unscored():
 
 
 def test_an_error_of_the_loss_is_not_taken_for_a_blank_image():
-    head = build(toys.weighted(toys.fcn_head(**BY_IMAGE['dice'])))
+    dice = toys.fcn_head(loss_decode=dict(type='DiceLoss'))
+    head = build(toys.weighted(dice))
     samples = labels(4)
     samples[3].gt_sem_seg.data[0, 0, 0] = 100
     with pytest.raises(RuntimeError):
