@@ -166,12 +166,16 @@ def test_where_upstream_cannot_score_a_blank_image_it_stays_unscored():
 
 
 def test_an_error_of_the_loss_is_not_taken_for_a_blank_image():
-    dice = toys.fcn_head(loss_decode=dict(type='DiceLoss'))
-    head = build(toys.weighted(dice))
-    samples = labels(4)
-    samples[3].gt_sem_seg.data[0, 0, 0] = 100
-    with pytest.raises(RuntimeError):
-        scores_of(head, head(features(4)), samples)
+    class Broken(nn.Module):
+        loss_name = 'loss_broken'
+
+        def forward(self, *args, **kwargs):
+            raise RuntimeError('of its own')
+
+    head = build(toys.weighted(toys.fcn_head()))
+    head.loss_decode = Broken()
+    with pytest.raises(RuntimeError, match='of its own'):
+        scores_of(head, head(features(4)), labels(4))
 
 
 @pytest.mark.parametrize('loss', ONE_PASS | BY_IMAGE)
