@@ -138,8 +138,9 @@ def score_image_by_image(
 ) -> Tensor:
     """Score by calling the stock loss on a batch of each image alone.
 
-    The random state of the CPU and of the device is put back afterwards, so
-    that scoring never changes the training. Losses that average over the
+    The random state of the CPU and of the device is put back after each, so
+    that scoring never changes the training and that a loss which draws random
+    numbers draws the same for each image. Losses that average over the
     ranks (those of the mask heads) see one process.
 
     Returns:
@@ -151,15 +152,12 @@ def score_image_by_image(
     weights, axis = head.infobatch_ledger.weights, head.infobatch_batch_axis
     devices = sorted({t.device.index for t in _tensors(whole) if t.is_cuda})
     scores = []
-    with (
-        torch.no_grad(),
-        torch.random.fork_rng(devices=devices),
-        one_process(),
-    ):
+    with torch.no_grad(), one_process():
         for image in range(len(weights)):
             bound.arguments.update(_select(whole, image, axis))
             try:
-                losses = stock_loss(*bound.args, **bound.kwargs)
+                with torch.random.fork_rng(devices=devices):
+                    losses = stock_loss(*bound.args, **bound.kwargs)
                 scores.append(total_loss(losses))
             except RuntimeError:
                 if not _is_blank(bound.arguments, head.ignore_index):
