@@ -7,13 +7,31 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test lint clean
+# The official packages are tested in an environment of their own. mmcv comes
+# as a wheel with compiled ops, since PyPI has only its sources: the one in
+# WHEELS is for Python 3.11 and the CPU build of torch 2.13.0.
+WHEELS ?= ../shared/wheels
+VENV_OMM := .venv-openmmlab
+PYTHON_TAG := $(shell $(PYTHON) -c \
+	'import sys; print("cp%d%d" % sys.version_info[:2])')
+MMCV_WHEEL := $(wildcard $(WHEELS)/mmcv-2.1.0-$(PYTHON_TAG)-*.whl)
+
+.PHONY: quickstart test test-openmmlab lint clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python tools/quickstart.py
 
 test: lint
 	$(BIN)/python -m pytest
+
+ifdef MMCV_WHEEL
+test-openmmlab: $(VENV_OMM)/.installed
+	$(VENV_OMM)/bin/python -m pytest
+else
+test-openmmlab:
+	@echo 'test-openmmlab SKIPPED: WHEELS=$(WHEELS) has no wheel of mmcv' \
+	    '2.1.0 for Python $(PYTHON_TAG)'
+endif
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -26,5 +44,12 @@ $(VENV)/.installed: setup.py
 	$(BIN)/python -m pip install --quiet --editable '.[onedl,tests]'
 	touch $@
 
+$(VENV_OMM)/.installed: setup.py
+	$(PYTHON) -m venv --clear $(VENV_OMM)
+	$(VENV_OMM)/bin/python -m pip install --quiet torch==2.13.0
+	$(VENV_OMM)/bin/python -m pip install --quiet '$(MMCV_WHEEL)' \
+	    mmdet==3.3.0 --editable '.[openmmlab,tests]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) $(VENV_OMM) build *.egg-info
