@@ -1,6 +1,7 @@
 """Unpack and check the data sets that the configs train on.
 
     tools/prepare_data.py camvid ARCHIVE [--out FOLDER]
+    tools/prepare_data.py ade20k FOLDER [--sample]
 
 A data set is one subcommand: a function that adds its parser and sets
 `prepare`, a function of the parsed arguments that gives back the summary to
@@ -26,13 +27,30 @@ class SegFolder(NamedTuple):
     Args:
         counts (dict[str, int]): Number of images by split.
         num_classes (int): Labels are 0 to this less one, or 255 (ignored).
+        zero_is_other (bool): Whether classes begin at 1, as what mmseg loads
+            with `reduce_zero_label=True`.
+        read_all (bool): Whether all pairs are decoded, or only the first of
+            each split, where decoding all of them would take many minutes.
     """
 
     counts: dict[str, int]
     num_classes: int
+    zero_is_other: bool = False
+    read_all: bool = True
+
+    @property
+    def last_label(self) -> int:
+        """int: The label of the last class."""
+        return self.num_classes - (0 if self.zero_is_other else 1)
 
 
 CAMVID = SegFolder(counts=dict(train=367, val=101, test=233), num_classes=11)
+ADE20K = SegFolder(
+    counts=dict(training=20210, validation=2000),
+    num_classes=150,
+    zero_is_other=True,
+    read_all=False,
+)
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -47,32 +65,26 @@ def read_image(path: Path) -> np.ndarray:
         ) from error
 
 
-def check_label_map(labels: np.ndarray, num_classes: int, path: Path) -> None:
-    """Raise unless labels (H, W) are all below num_classes, or ignored."""
+def check_label_map(labels: np.ndarray, last: int, path: Path) -> None:
+    """Raise unless labels (H, W) are all 0 to last, or ignored."""
     if labels.ndim != 2:
         raise ValueError(
             f'{path} has shape {labels.shape}, and a label map must have one '
             'channel; take the archive with class ids, not with colours'
         )
     found = np.unique(labels)
-    wrong = found[(found >= num_classes) & (found != IGNORED)]
+    wrong = found[(found > last) & (found != IGNORED)]
     if wrong.size:
         raise ValueError(
-            f'{path} holds the labels {wrong.tolist()}, and only 0 to '
-            f'{num_classes - 1} and {IGNORED} (ignored) are known; take the '
-            f'archive with {num_classes} classes'
+            f'{path} holds the labels {wrong.tolist()}, and only 0 to {last} '
+            f'and {IGNORED} (ignored) are known; take the archive with these'
         )
 
 
-def check_pair(image: Path, label_map: Path, num_classes: int) -> str:
-    """Check one image and its label map; gives the size back as 'HxW'."""
-    if not label_map.is_file():
-        raise ValueError(
-            f'{image} has no label map: {label_map} is missing; '
-            'unpack a complete archive into an empty folder'
-        )
+def check_pair(image: Path, label_map: Path, last: int) -> str:
+    """Check an image and its labels 0 to last; gives its size as 'HxW'."""
     labels = read_image(label_map)
-    check_label_map(labels, num_classes, label_map)
+    check_label_map(labels, last, label_map)
     size = read_image(image).shape[:2]
     if size != labels.shape:
         raise ValueError(
@@ -83,33 +95,53 @@ def check_pair(image: Path, label_map: Path, num_classes: int) -> str:
     return f'{size[0]}x{size[1]}'
 
 
+def list_files(folder: Path, suffix: str, count: int) -> list[Path]:
+    """List the files of a folder in order; raise unless they are `count`."""
+    if not folder.is_dir():
+        raise ValueError(
+            f'{folder} is not a folder; unpack a complete archive into an '
+            'empty folder, and name the one that holds images and annotations'
+        )
+    files = sorted(folder.glob(f'*{suffix}'))
+    if len(files) != count:
+        raise ValueError(
+            f'{folder} holds {len(files)} files, and {count} are expected; '
+            'unpack a complete archive into an empty folder'
+        )
+    return files
+
+
 def check_split(root: Path, split: str, layout: SegFolder) -> set[str]:
-    """Check the files of one split; gives back the sizes found, as 'HxW'."""
-    folders = root / 'images' / split, root / 'annotations' / split
-    images = sorted(folders[0].glob('*.jpg'))
-    label_maps = sorted(folders[1].glob('*.png'))
-    for folder, files in zip(folders, (images, label_maps), strict=True):
-        if len(files) != layout.counts[split]:
+    """Check the files of one split; gives back the sizes read, as 'HxW'."""
+    count = layout.counts[split]
+    images = list_files(root / 'images' / split, '.jpg', count)
+    label_maps = list_files(root / 'annotations' / split, '.png', count)
+    found = {path.name for path in label_maps}
+    for image in images:
+        if f'{image.stem}.png' not in found:
+            label_map = root / 'annotations' / split / f'{image.stem}.png'
             raise ValueError(
-                f'{folder} holds {len(files)} files, and '
-                f'{layout.counts[split]} are expected; unpack a complete '
-                'archive into an empty folder'
+                f'{image} has no label map: {label_map} is missing; '
+                'unpack a complete archive into an empty folder'
             )
+    # Now both lists hold the same names in the same order.
+    pairs = list(zip(images, label_maps, strict=True))
     return {
-        check_pair(image, folders[1] / f'{image.stem}.png', layout.num_classes)
-        for image in images
+        check_pair(image, label_map, layout.last_label)
+        for image, label_map in (pairs if layout.read_all else pairs[:1])
     }
 
 
 def check_folder(root: Path, layout: SegFolder) -> str:
-    """Check every file of a data set; gives back a summary of one line."""
+    """Check the files of a data set; gives back a summary of one line."""
     sizes: set[str] = set()
     for split in layout.counts:
         sizes |= check_split(root, split, layout)
     counts = ', '.join(f'{n} {split}' for split, n in layout.counts.items())
+    of_sizes = f' of {" and ".join(sorted(sizes))}' if layout.read_all else ''
     return (
-        f'{counts} images of {" and ".join(sorted(sizes))} with '
-        f'{layout.num_classes} classes in {root}'
+        f'{counts} images{of_sizes} with {layout.num_classes} classes in '
+        f'{root}'
     )
 
 
@@ -191,7 +223,48 @@ def add_camvid(subparsers: argparse._SubParsersAction) -> None:
     parser.set_defaults(prepare=prepare_camvid)
 
 
-DATASETS = (add_camvid,)
+def count_sample(root: Path, layout: SegFolder) -> SegFolder:
+    """Return the layout with the splits and counts that are there."""
+    counts = {
+        split: len(list((root / 'images' / split).glob('*.jpg')))
+        for split in layout.counts
+    }
+    counts = {split: count for split, count in counts.items() if count}
+    if not counts:
+        folders = ' or '.join(f'images/{split}' for split in layout.counts)
+        raise ValueError(
+            f'{root} holds no *.jpg in {folders}; name the folder that holds '
+            'images and annotations'
+        )
+    return layout._replace(counts=counts)
+
+
+def prepare_ade20k(args: argparse.Namespace) -> str:
+    """Check an unpacked ADEChallengeData2016, or a sample of it."""
+    layout = count_sample(args.folder, ADE20K) if args.sample else ADE20K
+    return f'checked: {check_folder(args.folder, layout)}'
+
+
+def add_ade20k(subparsers: argparse._SubParsersAction) -> None:
+    """Declare `ade20k FOLDER [--sample]`."""
+    parser = subparsers.add_parser(
+        'ade20k', help='ADE20K, 20,210/2,000 scenes with 150 classes'
+    )
+    parser.add_argument(
+        'folder',
+        type=Path,
+        help='the unpacked archive; configs look for it in '
+        'data/ade/ADEChallengeData2016',
+    )
+    parser.add_argument(
+        '--sample',
+        action='store_true',
+        help='take any number of images, of one split or of both',
+    )
+    parser.set_defaults(prepare=prepare_ade20k)
+
+
+DATASETS = (add_camvid, add_ade20k)
 
 
 def build_parser() -> argparse.ArgumentParser:

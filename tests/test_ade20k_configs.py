@@ -1,0 +1,155 @@
+"""configs/ade20k: they load, build, and cost what their headers say."""
+
+import re
+from importlib import util
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import MODELS, init_default_scope
+from torch import Tensor
+
+from infobatch_mm.clock import FullDataClock
+from infobatch_mm.policies import build_policy
+
+CONFIGS = Path(__file__).parents[1] / 'configs' / 'ade20k'
+IMAGES, BATCH = 20210, 16
+STEMS = (
+    'upernet_r50_4xb4-80k_ade20k-512x512',
+    'upernet_r50_4xb4-160k_ade20k-512x512',
+    'segformer_mit-b0_8xb2-160k_ade20k-512x512',
+    'mask2former_r50_8xb2-160k_ade20k-512x512',
+)
+SAMPLE = CONFIGS / (
+    'infobatch-quantile_upernet_r50_1xb2-sample_ade20k-512x512.py'
+)
+OVERLAYS = [
+    CONFIGS / f'{method}_{stem}.py'
+    for stem in STEMS
+    for method in ('infobatch', 'infobatch-quantile')
+]
+HAS_MMDET = util.find_spec('mmdet') is not None
+
+
+def load(path: Any) -> Config:
+    """Read a config; without mmdet, one that imports it is still read."""
+    needs_mmdet = 'mask2former' in str(path)
+    return Config.fromfile(
+        path, import_custom_modules=HAS_MMDET or not needs_mmdet
+    )
+
+
+def without_downloads(config: Any) -> Any:
+    """Drop from a model config all that would fetch weights."""
+    if isinstance(config, list):
+        return [without_downloads(item) for item in config]
+    if not isinstance(config, dict):
+        return config
+    return ConfigDict(
+        {
+            key: without_downloads(value)
+            for key, value in config.items()
+            if key not in ('init_cfg', 'pretrained')
+        }
+    )
+
+
+def test_all_files_are_tested():
+    assert sorted(CONFIGS.glob('*.py')) == sorted([*OVERLAYS, SAMPLE])
+
+
+@pytest.mark.parametrize('path', OVERLAYS, ids=lambda path: path.stem)
+def test_overlay_is_its_stock_base_with_pruning_parts(path, tmp_path):
+    stem = path.stem.split('_', 1)[1]
+    stock_path = tmp_path / f'{stem}.py'
+    base = f'mmseg::{stem.split("_")[0]}/{stem}.py'
+    stock_path.write_text(f'_base_ = {base!r}\n')
+    stock = load(stock_path).to_dict()
+    pruned = load(path).to_dict()
+    assert 'infobatch_mm' in pruned.pop('custom_imports')['imports']
+    stock.pop('custom_imports', None)
+    [hook] = pruned.pop('custom_hooks')
+    assert (hook['type'], hook['delta']) == ('InfoBatchHook', 0.875)
+    loader = pruned['train_dataloader']
+    assert loader.pop('sampler') == dict(type='InfoBatchSampler')
+    stock['train_dataloader'].pop('sampler')
+    assert loader['dataset']['type'] == 'IndexedDataset'
+    loader['dataset'] = loader['dataset']['dataset']
+    for name, head in pruned['model'].items():
+        if name.endswith('_head'):
+            assert head['type'] == 'WeightedDecodeHead'
+            pruned['model'][name] = head['head']
+    assert pruned['train_cfg'].pop('type') == 'InfoBatchIterBasedTrainLoop'
+    stock['train_cfg'].pop('type')
+    assert pruned == stock
+
+
+@pytest.mark.parametrize(
+    'path', [*OVERLAYS, SAMPLE], ids=lambda path: path.stem
+)
+def test_overlay_builds_its_model(path):
+    if 'mask2former' in path.stem and not HAS_MMDET:
+        pytest.skip('needs mmdet, which this family does not have')
+    config = load(path)
+    init_default_scope(config.default_scope)
+    model = MODELS.build(without_downloads(config.model))
+    assert model.decode_head.num_classes == 150
+
+
+def test_sample_uses_what_one_process_has_without_a_network():
+    text = str(load(SAMPLE).model)
+    assert 'SyncBN' not in text
+    assert 'open-mmlab://' not in text
+
+
+# The numbers in the headers
+
+
+def count_iters(config: Config, losses: Tensor, batch: int) -> int:
+    """Return the iterations of a run whose losses never change."""
+    [hook] = config.custom_hooks
+    policy = build_policy(hook.policy, hook.delta)
+    budget = config.train_cfg.max_iters
+    clock = FullDataClock(budget, len(losses) // batch)
+    scores = torch.full_like(losses, torch.nan)
+    generator = torch.Generator().manual_seed(0)
+    iters = 0
+    while not clock.done:
+        plan = policy.plan(
+            scores,
+            generator=generator,
+            multiple_of=batch,
+            progress=clock.progress,
+        ).trimmed(batch)
+        clock.begin_round(len(plan) // batch)
+        for _ in range(clock.iters_left_in_round):
+            clock.tick()
+            iters += 1
+        clock.end_round()
+        scores[plan.indices] = losses[plan.indices]
+    return iters
+
+
+@pytest.mark.parametrize('path', OVERLAYS, ids=lambda path: path.stem)
+def test_header_tells_the_iterations(path):
+    config = load(path)
+    is_quantile = 'quantile' in path.stem
+    losses = torch.arange(IMAGES) / IMAGES
+    if not is_quantile:
+        losses = (losses >= 0.6).float()  # 60 % lie below the mean
+    budget = config.train_cfg.max_iters
+    iters = count_iters(config, losses, BATCH)
+    header = ' '.join(
+        re.match('"""(.*?)"""', path.read_text(), re.S)[1].split()
+    )
+    saved = f'{100 * (1 - iters / budget):.{2 if is_quantile else 1}f} %'
+    assert f'{budget:,} iterations of 16 images' in header
+    assert f'{iters:,} iterations and saves {saved}' in header
+
+
+def test_header_of_the_sample_tells_the_iterations():
+    config = load(SAMPLE)
+    assert config.train_cfg.max_iters == 32
+    assert count_iters(config, torch.arange(8.0), 2) == 26
