@@ -158,6 +158,11 @@ def check_cifar(root: Path, layout: Cifar) -> str:
         labels: list[int] = []
         for name in names:
             batch = read_batch(folder / name)
+            if not {'data', layout.labels} <= set(batch):
+                raise ValueError(
+                    f'{folder / name} holds no data or no {layout.labels}; '
+                    'take the archive for Python'
+                )
             labels += batch[layout.labels]
             expected = (len(batch[layout.labels]), 3 * layout.side**2)
             if batch['data'].shape != expected:
