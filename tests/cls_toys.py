@@ -15,32 +15,47 @@ CLASSES = 5
 
 @DATASETS.register_module()
 class Blobs(BaseDataset):
-    """Noisy images of 8x8 pixels, brighter where their class says."""
+    """Noisy images of 8x8 pixels, brighter where their class says.
+
+    With tasks there are two labels, of which some samples may lack one.
+    """
 
     METAINFO = dict(classes=tuple('abcde'))
 
-    def __init__(self, size: int, seed: int = 0, **kwargs: Any) -> None:
-        self.size, self.seed = size, seed
+    def __init__(
+        self,
+        size: int,
+        tasks: bool = False,
+        unlabelled: tuple[int, ...] = (),
+        **kwargs: Any,
+    ) -> None:
+        self.size, self.tasks, self.unlabelled = size, tasks, unlabelled
         super().__init__(**kwargs)
 
     def load_data_list(self) -> list[dict]:
-        rng = np.random.default_rng(self.seed)
+        rng = np.random.default_rng(0)
         images = rng.integers(0, 200, (self.size, 8, 8, 3), dtype=np.uint8)
         for index, image in enumerate(images):
             image[:, index % CLASSES, index % 3] += 50
         return [
-            dict(img=image, gt_label=index % CLASSES)
+            dict(img=image, gt_label=self.label(index))
             for index, image in enumerate(images)
         ]
 
+    def label(self, index: int) -> Any:
+        if not self.tasks:
+            return index % CLASSES
+        labels = dict(first=index % CLASSES, second=index % 3)
+        if index in self.unlabelled:
+            del labels['second']
+        return labels
+
 
 def blobs(size: int, **settings: Any) -> dict:
-    return dict(
-        type='Blobs',
-        size=size,
-        pipeline=[dict(type='PackInputs')],
-        **settings,
-    )
+    pack = dict(type='PackInputs')
+    if 'tasks' in settings:
+        pack = dict(type='PackMultiTaskInputs', multi_task_fields=['gt_label'])
+    return dict(type='Blobs', size=size, pipeline=[pack], **settings)
 
 
 def linear_head(**settings: Any) -> dict:

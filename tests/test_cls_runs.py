@@ -167,6 +167,41 @@ def test_each_loss_is_credited_to_its_sample(tmp_path, loss, workers):
     )
 
 
+# Several tasks
+
+
+def train_tasks(work_dir, **dataset):
+    tasks = dict(
+        first=cls_toys.linear_head(), second=cls_toys.linear_head(loss=SMOOTH)
+    )
+    cfg = cls_toys.config(
+        work_dir, head=dict(type='MultiTaskHead', task_heads=tasks), epochs=3
+    )
+    cfg.train_dataloader.dataset.dataset = cls_toys.blobs(
+        16, tasks=True, **dataset
+    )
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    return runner
+
+
+def test_tasks_with_all_labels_prune(tmp_path):
+    runner = train_tasks(tmp_path)
+    hook = hook_of(runner)
+    assert list(hook.heads) == [
+        'head.task_heads.first',
+        'head.task_heads.second',
+    ]
+    assert hook.samples_seen < 3 * 16
+    # Both tasks are in the score: log(5) each at first.
+    assert hook.board.scores.mean() > 2
+
+
+def test_tasks_with_missing_labels_are_an_error(tmp_path):
+    with pytest.raises(ValueError, match='every sample has a label for every'):
+        train_tasks(tmp_path, unlabelled=(3,))
+
+
 # A run that was resumed
 
 
