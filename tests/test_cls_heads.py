@@ -270,12 +270,12 @@ def test_of_soft_labels(kind):
 
 def test_a_loss_that_is_called_without_a_factor():
     """As by TimmClassifier: then it is the mean over all entries."""
-    stock, loss = CrossEntropyLoss(use_sigmoid=True), nn.Module()
-    loss.loss_module = CrossEntropyLoss(use_sigmoid=True)
-    attach(loss)
-    ledger = open_ledger(loss, [1.0, 1.0])
+    sigmoid = dict(CE, use_sigmoid=True)
+    stock = MODELS.build(sigmoid)
+    head = build(head_config('MultiLabelClsHead', loss=sigmoid))
+    ledger = open_ledger(attach(head), [1.0, 1.0])
     logits, labels = torch.randn(2, CLASSES), torch.ones(2, CLASSES)
-    loss.loss_module(logits, labels)
+    head.loss_module(logits, labels)
     expected = [stock(logits[i : i + 1], labels[i : i + 1]) for i in (0, 1)]
     torch.testing.assert_close(ledger.close()[1], torch.stack(expected))
 
@@ -389,6 +389,15 @@ def test_a_head_that_is_not_weighted_is_an_error():
         )
     )
     with pytest.raises(ValueError, match=r': head \(LinearClsHead\)\. Wrap'):
+        find_heads(model)
+
+
+def test_a_head_that_pretrains_is_an_error():
+    config = dict(type='ContrastiveHead', loss=CE)
+    with pytest.raises(TypeError, match='ContrastiveHead has no loss_by_feat'):
+        build(cls_toys.weighted(config))
+    model = nn.ModuleDict(dict(head=build(config)))
+    with pytest.raises(ValueError, match='found no weighted head'):
         find_heads(model)
 
 

@@ -75,11 +75,16 @@ def _check_batch(inputs: Any, batch: int, name: str) -> None:
 
 
 def seam_of(head: nn.Module) -> nn.Module | None:
-    """Return the module whose class attach() changes for a head, if any."""
+    """Return the module whose class attach() changes for a head, if any.
+
+    A loss module counts if its owner can predict. Those of pretraining cannot;
+    their losses compare the images of a batch, or are over parts of them.
+    """
     if callable(getattr(head, 'loss_by_feat', None)):
         return head
     loss = getattr(head, 'loss_module', None)
-    return loss if isinstance(loss, nn.Module) else None
+    predicts = callable(getattr(head, 'predict', None))
+    return loss if predicts and isinstance(loss, nn.Module) else None
 
 
 def outermost_heads(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -111,8 +116,9 @@ def attach(head: nn.Module, *, batch_axis: int | None = None) -> nn.Module:
     stay what they were. Attaching twice changes nothing.
 
     Args:
-        head (nn.Module): A head with a ``loss_by_feat`` method or a
-            ``loss_module``, or one that is made of such heads.
+        head (nn.Module): A head with a ``loss_by_feat`` method, or with a
+            ``loss_module`` and a ``predict`` method, or one that is made of
+            such heads.
         batch_axis (int, optional): The batch axis of the tensors that carry
             gradient into ``loss_by_feat``. Defaults to that of mmseg's head.
 
@@ -122,8 +128,10 @@ def attach(head: nn.Module, *, batch_axis: int | None = None) -> nn.Module:
     parts = [part for _, part in outermost_heads(head)]
     if not parts:
         raise TypeError(
-            f'{type(head).__name__} has no loss_by_feat method and no '
-            'loss_module, so its gradients cannot be weighted per image'
+            f'{type(head).__name__} has no loss_by_feat method, as heads of '
+            'mmseg have, and no loss_module with a predict method, as '
+            'classification heads of mmpretrain have, so its gradients cannot '
+            'be weighted per image. Train this model without InfoBatch'
         )
     for part in parts:
         seam = seam_of(part)
