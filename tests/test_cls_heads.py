@@ -295,6 +295,25 @@ def test_scoring_leaves_no_trace(loss):
     )
 
 
+@pytest.mark.parametrize('loss', ONE_PASS | MULTI_LABEL_LOSSES)
+def test_a_step_does_not_wait_for_the_device(loss):
+    """On meta, reading a value raises; the smoothed labels are soft."""
+    config = (ONE_PASS | MULTI_LABEL_LOSSES)[loss]
+    head = build(cls_toys.weighted(head_config('LinearClsHead', loss=config)))
+    meta = torch.device('meta')
+    logits = torch.randn(2, CLASSES, device=meta, requires_grad=True)
+    labels = torch.zeros(2, CLASSES, device=meta)
+    if loss in ('plain', 'loss_weight', 'class_weight'):
+        labels = labels[:, 0].long()
+    head.loss_module.infobatch_ledger.open(
+        torch.zeros(2, dtype=torch.int64, device=meta),
+        torch.ones(2, device=meta),
+    )
+    head.loss_module(logits, labels, avg_factor=2).backward()
+    assert logits.grad.is_meta
+    assert head.loss_module.infobatch_ledger.close()[1].shape == (2,)
+
+
 # Gradients
 
 
