@@ -21,7 +21,9 @@ from infobatch_mm.policies import build_policy
 CONFIGS = Path(__file__).parents[1] / 'configs'
 FOLDERS = ('cifar10', 'cifar100', 'tiny_imagenet', 'imagenet')
 FILES = [
-    path for folder in FOLDERS for path in sorted((CONFIGS / folder).glob('*'))
+    path
+    for folder in FOLDERS
+    for path in sorted((CONFIGS / folder).glob('*.py'))
 ]
 OVERLAYS = [path for path in FILES if path.stem.startswith('infobatch')]
 TWINS = [path for path in FILES if path not in OVERLAYS]

@@ -33,7 +33,7 @@ AUGMENTS = dict(
     cutmix=dict(type='CutMix', alpha=1.0),
     resizemix=dict(type='ResizeMix', alpha=1.0),
 )
-EPOCHS = 4
+EPOCHS = 3
 
 
 @HOOKS.register_module()
