@@ -3,6 +3,7 @@
 import functools
 from copy import deepcopy
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
@@ -49,21 +50,27 @@ def load(path):
     return deepcopy(read(path))
 
 
-def stock_of(path, folder):
-    """Read the stock twin of an overlay, here or in mmpretrain."""
+@functools.cache
+def read_upstream(stem):
+    """Read a config of mmpretrain through a base, as the overlays do."""
+    with TemporaryDirectory() as folder:
+        file = Path(folder, f'{stem}.py')
+        file.write_text(f"_base_ = 'mmpretrain::{UPSTREAM[stem]}/{stem}.py'")
+        return Config.fromfile(file)
+
+
+def stock_of(path):
+    """Return the stock twin of an overlay, ours or mmpretrain's."""
     stem = path.stem.partition('_')[2]
-    if stem not in UPSTREAM:
-        return load(path.with_name(f'{stem}.py'))
-    file = folder / f'{stem}.py'
-    base = f'mmpretrain::{UPSTREAM[stem]}/{stem}.py'
-    file.write_text(f'_base_ = {base!r}')
-    return Config.fromfile(file)
+    if stem in UPSTREAM:
+        return deepcopy(read_upstream(stem))
+    return load(path.with_name(f'{stem}.py'))
 
 
 @pytest.mark.parametrize('path', OVERLAYS, ids=lambda path: path.stem)
-def test_an_overlay_is_what_enable_makes_of_its_twin(path, tmp_path):
+def test_an_overlay_is_what_enable_makes_of_its_twin(path):
     found = load(path).to_dict()
-    stock = stock_of(path, tmp_path)
+    stock = stock_of(path)
     (hook,) = found['custom_hooks']
     options = {k: v for k, v in hook.items() if k != 'type'}
     expected = enable(stock, **options).to_dict()
