@@ -28,6 +28,19 @@ EXTRAS = {
         'regex',
         'setuptools<82',  # mmengine 0.10.7 needs pkg_resources
     ],
+    'cls': [
+        'onedl-mmengine>=0.10.12',
+        'onedl-mmcv>=2.3.6',
+        'onedl-mmpretrain>=1.3.6',
+        'torchvision',
+    ],
+    'cls-openmmlab': [
+        'mmengine==0.10.7',
+        'mmcv>=2.0.0rc4,<2.2.0',
+        'mmpretrain==1.2.0',
+        'torchvision',
+        'setuptools<82',
+    ],
     'quickstart': ['scikit-learn'],
     'tests': ['hypothesis', 'mypy', 'pytest', 'ruff', 'scikit-learn'],
 }

@@ -1,10 +1,16 @@
 """InfoBatch for OpenMMLab: lossless training on fewer samples.
 
-Importing this package registers its components with mmengine and mmseg;
+Importing this package registers its components with mmengine, and with mmseg
+and mmpretrain where they are installed;
 ``custom_imports = dict(imports=['infobatch_mm'])`` in a config is enough.
 """
 
-from .compat import alias_config_bases, allow_resuming, require_family
+from .compat import (
+    alias_config_bases,
+    allow_resuming,
+    is_importable,
+    require_family,
+)
 
 require_family()
 alias_config_bases()
@@ -12,7 +18,6 @@ allow_resuming()
 
 from .config import enable
 from .dataset import IndexedDataset
-from .heads import WeightedDecodeHead
 from .hook import InfoBatchHook
 from .loops import (
     InfoBatchEpochBasedTrainLoop,
@@ -44,6 +49,14 @@ __all__ = [
     'PruningPolicy',
     'QuantilePolicy',
     'RandomPolicy',
-    'WeightedDecodeHead',
     'enable',
 ]
+
+if is_importable('mmseg'):
+    from .heads import WeightedDecodeHead
+
+    __all__ += ['WeightedDecodeHead']
+if is_importable('mmpretrain'):
+    from .heads import WeightedClsHead
+
+    __all__ += ['WeightedClsHead']

@@ -1,6 +1,6 @@
 """Find the parts of a run that belong together, or say which is missing."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 from mmengine.dist import all_gather_object, get_world_size
@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from .clock import FullDataClock
 from .dataset import IndexedDataset
-from .heads import WeightedHeadMixin
+from .heads import WeightedHeadMixin, outermost_heads, seam_of
 from .sampler import InfoBatchSampler
 
 # The layout of InfoBatchHook.state_dict().
@@ -76,41 +76,35 @@ def samples_budget(dataloader: DataLoader, loop: Any) -> int:
     return loop.max_epochs * find_sampler(dataloader).num_samples * world_size
 
 
-def outermost_heads(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield the modules that compute losses, by name; not those within."""
-    within: tuple[str, ...] = ()
-    for name, module in model.named_modules():
-        if hasattr(module, 'loss_by_feat') and not name.startswith(within):
-            within += (f'{name}.',)
-            yield name, module
-
-
 def find_heads(model: nn.Module) -> dict[str, WeightedHeadMixin]:
-    """Return the weighted heads of a model by name.
+    """Return what is weighted in a model, by the names of its heads.
 
     Raises:
         ValueError: If there is none, or if a module that computes a loss is
             not within a weighted head.
     """
     heads = dict(outermost_heads(model))
+    seams = {name: seam_of(head) for name, head in heads.items()}
     unweighted = [
-        f'{name} ({type(head).__name__})'
-        for name, head in heads.items()
-        if not isinstance(head, WeightedHeadMixin)
+        f'{name} ({type(heads[name]).__name__})'
+        for name, seam in seams.items()
+        if not isinstance(seam, WeightedHeadMixin)
     ]
     if unweighted:
         raise ValueError(
             'these heads are not weighted, so the gradients of pruned '
             f'rounds would be biased: {", ".join(unweighted)}. Wrap each: '
-            "dict(type='WeightedDecodeHead', head=<the present config>)"
+            "dict(type='WeightedDecodeHead', head=<the present config>), or "
+            "type='WeightedClsHead' for a head of mmpretrain"
         )
     if not heads:
         raise ValueError(
             'InfoBatchHook found no weighted head in the model, so no loss '
             "could be scored. Set decode_head=dict(type='WeightedDecodeHead',"
-            ' head=<the present config>)'
+            " head=<the present config>), or head=dict(type='WeightedClsHead',"
+            ' head=<the present config>) for mmpretrain'
         )
-    return heads  # type: ignore[return-value]
+    return seams  # type: ignore[return-value]
 
 
 def check_reported(heads: dict[str, WeightedHeadMixin], ledger: Any) -> None:
@@ -119,8 +113,9 @@ def check_reported(heads: dict[str, WeightedHeadMixin], ledger: Any) -> None:
     silent = [n for n, head in heads.items() if id(head) not in reporters]
     if silent:
         raise RuntimeError(
-            'these heads did not call their loss_by_feat in a training step, '
-            f'so their gradients were not weighted: {", ".join(silent)}'
+            'these heads did not call their loss_by_feat, or loss_module, in '
+            'a training step, so their gradients were not weighted: '
+            f'{", ".join(silent)}'
         )
 
 

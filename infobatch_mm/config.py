@@ -11,7 +11,10 @@ from .hook import InfoBatchHook
 
 PACKAGE = 'infobatch_mm'
 HOOK = 'InfoBatchHook'
-WEIGHTED_HEADS = dict(
+# Under `head` other packages keep heads that are not weighted so.
+CLS_PACKAGE = 'mmpretrain'
+CLS_HEADS = dict(head='WeightedClsHead')
+SEG_HEADS = dict(
     decode_head='WeightedDecodeHead', auxiliary_head='WeightedDecodeHead'
 )
 SAMPLERS = ('DefaultSampler', 'InfiniteSampler', 'InfoBatchSampler')
@@ -58,7 +61,7 @@ def enable(cfg: Config, **options: Any) -> Config:
     cfg.custom_imports = _with_import(cfg.get('custom_imports'))
     cfg.train_dataloader = prune_dataloader(cfg.train_dataloader)
     cfg.train_cfg = _prune_loop(cfg.train_cfg)
-    _weight_heads(cfg.model)
+    _weight_heads(cfg.model, cfg.get('default_scope'))
     cfg.custom_hooks = _with_hook(cfg.get('custom_hooks') or [], options)
     return cfg
 
@@ -124,15 +127,27 @@ def _prune_loop(train_cfg: Mapping[str, Any]) -> dict[str, Any]:
     return {**train_cfg, 'type': LOOPS[loop]}
 
 
-def _weight_heads(model: MutableMapping[str, Any]) -> None:
-    found = [name for name in WEIGHTED_HEADS if model.get(name)]
+def _package(config: Mapping[str, Any], default_scope: str | None) -> str:
+    """Return the package that a config's type is of."""
+    kind = config['type']
+    name = kind if isinstance(kind, str) else f'{kind.__module__}.'
+    scope, has_scope, _ = name.partition('.')
+    return scope if has_scope else default_scope or ''
+
+
+def _weight_heads(
+    model: MutableMapping[str, Any], default_scope: str | None
+) -> None:
+    is_classifier = _package(model, default_scope) == CLS_PACKAGE
+    kinds = CLS_HEADS if is_classifier else SEG_HEADS
+    found = [name for name in kinds if model.get(name)]
     if not found:
         raise ValueError(
             f'the model ({type_name(model)}) has none of the heads that can '
-            f'be weighted: {", ".join(WEIGHTED_HEADS)}'
+            f'be weighted: {", ".join(kinds)}'
         )
     for name in found:
-        heads, kind = model[name], WEIGHTED_HEADS[name]
+        heads, kind = model[name], kinds[name]
         if isinstance(heads, (list, tuple)):  # several, or a cascade
             model[name] = [_weighted(head, kind) for head in heads]
         else:

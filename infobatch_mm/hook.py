@@ -46,6 +46,12 @@ class InfoBatchHook(Hook):
             ``dict(type='InfoBatchPolicy')``.
         delta (float): The share of the full-data budget from which all data
             is used (annealing), in [0, 1]. Defaults to 0.875.
+        score_momentum (float): Makes a score an exponential moving average
+            of the losses of its sample, in [0, 1): the share of the old score
+            in the new one. Defaults to 0.0, the last loss alone.
+        warmup_rounds (int): Number of rounds at the start of the run that
+            use all data, while scores are taken. Defaults to 0; the first
+            round, which has no scores, uses all data in any case.
     """
 
     # After ParamSchedulerHook (70), whose steps the clock completes, and
@@ -58,9 +64,23 @@ class InfoBatchHook(Hook):
         policy: Mapping[str, Any] = dict(type='InfoBatchPolicy'),
         *,
         delta: float = 0.875,
+        score_momentum: float = 0.0,
+        warmup_rounds: int = 0,
     ) -> None:
+        if not 0 <= score_momentum < 1:
+            raise ValueError(
+                f'score_momentum={score_momentum} is not in [0, 1); 0 scores '
+                'a sample by its last loss'
+            )
+        if warmup_rounds != int(warmup_rounds) or warmup_rounds < 0:
+            raise ValueError(
+                f'warmup_rounds={warmup_rounds} is not a number of rounds; 0 '
+                'prunes as soon as there are scores'
+            )
         self.policy = build_policy(policy, delta)
         self.delta = delta
+        self.score_momentum = score_momentum
+        self.warmup_rounds = warmup_rounds
         self.ledger = Ledger()
         self.plan: Plan | None = None
         self.samples_done = 0
@@ -92,7 +112,11 @@ class InfoBatchHook(Hook):
         self.batch_size = binding.global_batch_size(loader, get_world_size())
         self.samples_budget = binding.samples_budget(loader, loop)
         self.device = next(runner.model.parameters()).device
-        self.board = ScoreBoard(len(loader.dataset), device=self.device)
+        self.board = ScoreBoard(
+            len(loader.dataset),
+            device=self.device,
+            momentum=self.score_momentum,
+        )
         self.weights = torch.ones(len(loader.dataset))
         if self._is_resumed:
             self._restore(runner)
@@ -154,8 +178,12 @@ class InfoBatchHook(Hook):
             runner.visualizer.add_scalars(self._scalars(), step=runner.iter)
 
     def _begin_round(self, runner: Any) -> None:
+        scores = self.board.scores.cpu()
+        if self.round < self.warmup_rounds:
+            # As if there were none yet, which every policy keeps whole.
+            scores = torch.full_like(scores, torch.nan)
         plan = self.policy.plan(
-            self.board.scores.cpu(),
+            scores,
             generator=self.sampler.generator(),
             multiple_of=self.batch_size,
             progress=self.clock.progress,

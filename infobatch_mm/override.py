@@ -22,9 +22,8 @@ from mmengine.runner import _flexible_runner
 from mmengine.runner import runner as runner_module
 from torch import nn
 
-from .binding import outermost_heads
 from .config import check_options, prune_dataloader
-from .heads import attach
+from .heads import attach, outermost_heads
 from .hook import InfoBatchHook
 from .loops import InfoBatchEpochBasedTrainLoop, InfoBatchIterBasedTrainLoop
 

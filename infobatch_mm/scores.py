@@ -1,4 +1,4 @@
-"""The last loss of every sample."""
+"""The last loss of every sample, or a moving average of its losses."""
 
 import torch
 from mmengine.dist import all_gather, all_reduce, get_world_size
@@ -8,14 +8,18 @@ from torch import Tensor
 class ScoreBoard:
     """One score a sample, kept on the training device.
 
-    A score is the last finite training loss of the sample. A sample that was
-    never seen, or whose last loss was not finite, has no score: NaN. Updates
+    A score is the last training loss of the sample, or with ``momentum`` the
+    exponential moving average of its losses, beginning with the first:
+    ``momentum * score + (1 - momentum) * loss``. A sample that was never
+    seen, or whose last loss was not finite, has no score: NaN. Updates
     make no host synchronisation; the ranks of a distributed run hold their
     own updates until :meth:`merge`.
 
     Args:
         num_samples (int): Number of samples, N.
         device (torch.device | str): Where the scores live.
+        momentum (float): Share of the old score in the new one, in [0, 1).
+            Defaults to 0.0, the last loss.
 
     Attributes:
         nonfinite (int): Losses that were not finite since it was last set to
@@ -25,8 +29,13 @@ class ScoreBoard:
     """
 
     def __init__(
-        self, num_samples: int, *, device: torch.device | str = 'cpu'
+        self,
+        num_samples: int,
+        *,
+        device: torch.device | str = 'cpu',
+        momentum: float = 0.0,
     ) -> None:
+        self.momentum = momentum
         self.unscored = num_samples
         # One slot more than samples, so that no update needs a branch.
         self._slots = torch.full((num_samples + 1,), torch.nan, device=device)
@@ -50,7 +59,13 @@ class ScoreBoard:
             losses (Tensor): Their losses, shape (B,), on the device.
         """
         finite = losses.isfinite()
-        self._slots[ids] = losses.float().where(finite, torch.nan)
+        scores = losses.float().where(finite, torch.nan)
+        if self.momentum:
+            old = self._slots[ids]
+            # A score begins with the first finite loss, also anew.
+            old = old.where(old.isfinite(), scores)
+            scores = scores.lerp(old, self.momentum)
+        self._slots[ids] = scores
         self._new_nonfinite += (~finite & (ids != self.unscored)).sum()
         if get_world_size() > 1:
             self._updated.append(ids)

@@ -16,21 +16,50 @@ from infobatch_mm import compat
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize('missing', ['mmengine', 'mmcv', 'mmseg'])
+def run_without(packages, code):
+    """Run code in a new process in which packages cannot be imported."""
+    block = f'import sys; sys.modules |= dict.fromkeys({packages!r})\n'
+    return subprocess.run(
+        [sys.executable, '-c', block + code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(
+    'missing', [('mmengine',), ('mmcv',), ('mmseg', 'mmpretrain')]
+)
 def test_without_a_family_the_error_names_the_extras(missing):
-    code = (
-        'import importlib.util as u; find = u.find_spec\n'
-        'u.find_spec = lambda name, *a: '
-        f'None if name == {missing!r} else find(name, *a)\n'
-        'import infobatch_mm'
-    )
-    done = subprocess.run(
-        [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True
-    )
+    done = run_without(missing, 'import infobatch_mm')
     assert done.returncode == 1
     error = done.stderr.strip().splitlines()[-1]
-    assert error.startswith('ImportError') and missing in error
-    assert '[onedl]' in error and '[openmmlab]' in error
+    assert error.startswith('ImportError')
+    for name in (*missing, '[onedl]', '[openmmlab]', '[cls]'):
+        assert name in error
+
+
+@pytest.mark.parametrize(
+    'blocked, package, head',
+    [
+        ('mmpretrain', 'mmseg', 'WeightedDecodeHead'),
+        ('mmseg', 'mmpretrain', 'WeightedClsHead'),
+    ],
+)
+def test_one_task_is_enough(blocked, package, head):
+    pytest.importorskip(package)
+    code = (
+        'import infobatch_mm, infobatch_mm.heads\n'
+        'from infobatch_mm import *\n'
+        f'from {package}.registry import MODELS\n'
+        f'assert MODELS.get({head!r}) is {head} is infobatch_mm.heads.{head}\n'
+        'from infobatch_mm.compat import is_importable\n'
+        f'assert not is_importable({blocked!r})\n'
+        'print([n for n in globals() if n.startswith("Weighted")])'
+    )
+    done = run_without([blocked], code)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str([head])
 
 
 def test_bases_of_the_installed_family_are_found(tmp_path):

@@ -15,7 +15,8 @@ from mmseg.structures import SegDataSample
 from torch import nn
 
 from infobatch_mm.heads import WeightedHeadMixin, attach
-from infobatch_mm.heads.scoring import can_score_in_one_pass, total_loss
+from infobatch_mm.heads.pixel_losses import can_score_in_one_pass
+from infobatch_mm.heads.scoring import total_loss
 
 # A deprecation that OHEMPixelSampler itself runs into.
 pytestmark = pytest.mark.filterwarnings('ignore:``build_pixel_sampler``')

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from infobatch_mm.heads.scoring import (
+from infobatch_mm.heads.pixel_losses import (
     CrossEntropyCalls,
     PixelLosses,
     image_means,

@@ -130,6 +130,21 @@ def read_config(name: str) -> Config:
     return get_config(name)
 
 
+def set_dataloader_defaults(cfg: Config) -> None:
+    """Complete the dataloaders as mmpretrain's tools/train.py does, in place.
+
+    Its configs leave that to the tool. Without workers there are none that
+    could persist, and without an accelerator no memory to pin.
+    """
+    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        loader = cfg.get(name)
+        if loader is None:
+            continue
+        loader.setdefault('pin_memory', get_device() != 'cpu')
+        loader.setdefault('persistent_workers', loader.num_workers > 0)
+        loader.setdefault('collate_fn', dict(type='default_collate'))
+
+
 def infobatch_options(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Nest KEY=VALUE settings with dots in their keys."""
     options = Config()
@@ -156,6 +171,8 @@ def load_config(args: argparse.Namespace) -> Config:
     if args.amp:
         enable_amp(cfg)
     cfg.resume = args.resume
+    if cfg.get('default_scope') == 'mmpretrain':
+        set_dataloader_defaults(cfg)
     if args.infobatch or args.infobatch_options:
         options = infobatch_options(args.infobatch_options)
         cfg = infobatch_mm.enable(cfg, **options)

@@ -1,6 +1,16 @@
 """Stock heads with the gradient of each image weighted."""
 
-from .decode_head import WeightedDecodeHead
-from .weighted import WeightedHeadMixin, attach
+from ..compat import is_importable
+from .seams import attach, outermost_heads, seam_of
+from .weighted import WeightedHeadMixin
 
-__all__ = ['WeightedDecodeHead', 'WeightedHeadMixin', 'attach']
+__all__ = ['WeightedHeadMixin', 'attach', 'outermost_heads', 'seam_of']
+
+if is_importable('mmseg'):
+    from .decode_head import WeightedDecodeHead
+
+    __all__ += ['WeightedDecodeHead']
+if is_importable('mmpretrain'):
+    from .cls_head import WeightedClsHead
+
+    __all__ += ['WeightedClsHead']

@@ -6,7 +6,8 @@ from typing import Any
 from mmseg.registry import MODELS
 from torch import nn
 
-from .weighted import attach
+from . import pixel_losses  # noqa: F401  registers its scoring
+from .seams import attach
 
 
 @MODELS.register_module()

@@ -1,133 +1,44 @@
-"""The loss that each image's own pixels give.
+"""The loss that each image gives by itself.
 
 The score of an image is what the stock head would report for a batch of that
-image alone. Plain cross-entropy is scored from the pixel losses of the pass
-that training makes anyway; anything else by calling the stock
-``loss_by_feat`` again, one image at a time, which does synchronise with the
-device where the stock loss does.
+image alone. In general that is found by calling the stock loss again, one
+image at a time, which does synchronise with the device where the stock loss
+does. Losses for which one pass is enough register it with
+:func:`losses_and_scores`.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from inspect import signature
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from mmengine.structures import BaseDataElement
-from mmseg.models.decode_heads.decode_head import BaseDecodeHead
-from mmseg.models.losses.cross_entropy_loss import (
-    CrossEntropyLoss,
-    cross_entropy,
-)
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy as torch_cross_entropy
-from torch.overrides import TorchFunctionMode
+from torch import Tensor
 
 Losses = dict[str, Tensor]
 
 
-class PixelLosses(NamedTuple):
-    """A call of ``torch.nn.functional.cross_entropy``, as mmseg makes it.
-
-    Attributes:
-        values (Tensor): Shape (B, H, W), 0 where ignored.
-        labels (Tensor): Shape (B, H, W).
-        class_weight (Tensor, optional): Shape (C,), already in the values.
-        ignore_index (int): The label that is ignored.
-    """
-
-    values: Tensor
-    labels: Tensor
-    class_weight: Tensor | None
-    ignore_index: int
-
-
-class CrossEntropyCalls(TorchFunctionMode):
-    """Keep the pixel losses that the stock loss computes anyway."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: list[PixelLosses] = []
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        result = func(*args, **kwargs)
-        if func is torch_cross_entropy:
-            self.calls.append(
-                PixelLosses(
-                    result.detach(),
-                    args[1],
-                    kwargs['weight'],
-                    kwargs['ignore_index'],
-                )
-            )
-        return result
-
-
-def _loss_modules(head: Any) -> list[Any]:
-    losses = head.loss_decode
-    return list(losses) if isinstance(losses, nn.ModuleList) else [losses]
-
-
-def can_score_in_one_pass(head: Any) -> bool:
-    """Tell whether a head's losses are all plain mean cross-entropy."""
-    return (
-        head.infobatch_stock.loss_by_feat is BaseDecodeHead.loss_by_feat
-        and head.sampler is None
-        and all(
-            type(loss) is CrossEntropyLoss
-            and loss.cls_criterion is cross_entropy
-            and loss.reduction == 'mean'
-            for loss in _loss_modules(head)
-        )
-    )
-
-
-def score_in_one_pass(
+def losses_and_scores_alone(
     head: Any,
-    stock_loss: Callable[..., Losses],
+    stock_loss: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-) -> tuple[Losses, Tensor]:
-    """Compute the stock losses and, from the same pass, the scores.
-
-    Makes no host synchronisation of its own.
+) -> tuple[Any, Tensor]:
+    """Compute the scores image by image, then the stock losses.
 
     Returns:
-        tuple[dict, Tensor]: The stock losses, and the scores, shape (B,).
+        tuple: What the stock loss returns, and the scores, shape (B,).
     """
-    with CrossEntropyCalls() as seen:
-        losses = stock_loss(*args, **kwargs)
-    modules = _loss_modules(head)
-    assert len(seen.calls) == len(modules)
-    scores = [
-        loss.loss_weight * image_means(call, loss.avg_non_ignore)
-        for loss, call in zip(modules, seen.calls, strict=True)
-    ]
-    return losses, torch.stack(scores).sum(0)
+    alone = head.infobatch_alone(stock_loss)
+    scores = score_image_by_image(head, alone, args, kwargs)
+    return stock_loss(*args, **kwargs), scores
 
 
-def image_means(losses: PixelLosses, avg_non_ignore: bool) -> Tensor:
-    """Average pixel losses over each image, as mmseg's cross-entropy does.
-
-    Args:
-        losses (PixelLosses): The pixel losses of a batch.
-        avg_non_ignore (bool): Whether ignored pixels leave the denominator.
-
-    Returns:
-        Tensor: Shape (B,).
-    """
-    sums = losses.values.float().flatten(1).sum(1)
-    weight = losses.class_weight
-    if weight is None and not avg_non_ignore:
-        return sums / losses.values[0].numel()
-    counted = losses.labels != losses.ignore_index
-    pixels = counted.float()
-    if weight is not None:
-        pixels = pixels * weight.float()[losses.labels.where(counted, 0)]
-    return sums / (pixels.flatten(1).sum(1) + torch.finfo(torch.float32).eps)
+# By the class of the weighted module, so that no host package is needed for
+# the others.
+losses_and_scores = functools.singledispatch(losses_and_scores_alone)
 
 
 def score_image_by_image(
@@ -150,7 +61,7 @@ def score_image_by_image(
     bound = signature(stock_loss).bind(*args, **kwargs)
     whole = dict(bound.arguments)
     weights, axis = head.infobatch_ledger.weights, head.infobatch_batch_axis
-    devices = sorted({t.device.index for t in _tensors(whole) if t.is_cuda})
+    devices = sorted({t.device.index for t in tensors_in(whole) if t.is_cuda})
     scores = []
     with torch.no_grad(), one_process():
         for image in range(len(weights)):
@@ -160,7 +71,7 @@ def score_image_by_image(
                     losses = stock_loss(*bound.args, **bound.kwargs)
                 scores.append(total_loss(losses))
             except RuntimeError:
-                if not _is_blank(bound.arguments, head.ignore_index):
+                if not _is_blank(head, bound.arguments):
                     raise
                 scores.append(weights.new_tensor(torch.nan))
     return torch.stack(scores)
@@ -181,8 +92,10 @@ def one_process() -> Iterator[None]:
         torch.distributed.is_initialized = is_initialized
 
 
-def total_loss(losses: Losses) -> Tensor:
+def total_loss(losses: Any) -> Tensor:
     """Sum what ``parse_losses`` would sum: the entries named a loss."""
+    if not isinstance(losses, Mapping):  # of a loss module
+        losses = dict(loss=losses)
     total = torch.zeros(())
     for name, value in losses.items():
         if 'loss' in name:
@@ -191,22 +104,23 @@ def total_loss(losses: Losses) -> Tensor:
     return total
 
 
-def _tensors(value: Any) -> list[Tensor]:
+def tensors_in(value: Any) -> list[Tensor]:
+    """Return the tensors in nested tuples, lists and dicts."""
     if isinstance(value, Tensor):
         return [value]
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, (tuple, list)):
-        return [tensor for item in value for tensor in _tensors(item)]
+        return [tensor for item in value for tensor in tensors_in(item)]
     return []
 
 
-def _is_blank(arguments: Mapping[str, Any], ignore_index: int) -> bool:
+def _is_blank(head: Any, arguments: Mapping[str, Any]) -> bool:
     """Tell whether there are samples, none of them with a label."""
     samples = arguments.get('batch_data_samples', [])
     labels = [sample.gt_sem_seg.data for sample in samples]
     return bool(labels) and all(
-        bool((label == ignore_index).all()) for label in labels
+        bool((label == head.ignore_index).all()) for label in labels
     )
 
 

@@ -1,0 +1,15 @@
+"""ResNet-50 on CIFAR-10, 200 epochs, pruned by quantiles of the scores."""
+
+_base_ = './infobatch_resnet50_8xb16_cifar10.py'
+
+custom_hooks = [
+    dict(
+        type='InfoBatchHook',
+        policy=dict(
+            type='QuantilePolicy',
+            quantiles=(0.2, 0.85),
+            prune_ratios=(0.75, 0.5),
+        ),
+        delta=0.875,
+    )
+]

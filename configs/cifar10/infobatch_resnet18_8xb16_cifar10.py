@@ -1,0 +1,28 @@
+"""ResNet-18 on CIFAR-10, 200 epochs, pruned below the mean score."""
+
+_base_ = 'mmpretrain::resnet/resnet18_8xb16_cifar10.py'
+
+custom_imports = dict(imports=['infobatch_mm'], allow_failed_imports=False)
+
+train_dataloader = dict(
+    sampler=dict(_delete_=True, type='InfoBatchSampler'),
+    dataset=dict(
+        _delete_=True,
+        type='IndexedDataset',
+        dataset={{_base_.train_dataloader.dataset}},
+    ),
+)
+model = dict(
+    head=dict(
+        _delete_=True,
+        type='WeightedClsHead',
+        head={{_base_.model.head}},
+    )
+)
+custom_hooks = [
+    dict(
+        type='InfoBatchHook',
+        policy=dict(type='InfoBatchPolicy', prune_ratio=0.5),
+        delta=0.875,
+    )
+]

@@ -1,0 +1,17 @@
+"""Swin-T on ImageNet-1K, 300 epochs, pruned by quantiles of the scores."""
+
+_base_ = './infobatch_swin-tiny_16xb64_in1k.py'
+
+custom_hooks = [
+    dict(
+        type='InfoBatchHook',
+        policy=dict(
+            type='QuantilePolicy',
+            quantiles=(0.2, 0.85),
+            prune_ratios=(0.75, 0.5),
+        ),
+        delta=0.875,
+        score_momentum=0.8,
+        warmup_rounds=5,
+    )
+]

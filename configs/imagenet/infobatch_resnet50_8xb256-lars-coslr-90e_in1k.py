@@ -1,0 +1,28 @@
+"""ResNet-50 on ImageNet-1K with LARS, batch 2048, pruned below the mean score."""
+
+_base_ = './resnet50_8xb256-lars-coslr-90e_in1k.py'
+
+custom_imports = dict(imports=['infobatch_mm'], allow_failed_imports=False)
+
+train_dataloader = dict(
+    sampler=dict(_delete_=True, type='InfoBatchSampler'),
+    dataset=dict(
+        _delete_=True,
+        type='IndexedDataset',
+        dataset={{_base_.train_dataloader.dataset}},
+    ),
+)
+model = dict(
+    head=dict(
+        _delete_=True,
+        type='WeightedClsHead',
+        head={{_base_.model.head}},
+    )
+)
+custom_hooks = [
+    dict(
+        type='InfoBatchHook',
+        policy=dict(type='InfoBatchPolicy', prune_ratio=0.5),
+        delta=0.875,
+    )
+]

@@ -1,0 +1,65 @@
+"""Scores of mmpretrain's losses that are a mean over images."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from mmpretrain.models.losses import (
+    AsymmetricLoss,
+    CrossEntropyLoss,
+    FocalLoss,
+    LabelSmoothLoss,
+)
+from torch import Tensor
+
+from .scoring import losses_and_scores, losses_and_scores_alone
+
+PLAIN_MEANS = (AsymmetricLoss, CrossEntropyLoss, FocalLoss, LabelSmoothLoss)
+
+
+def losses_and_image_scores(
+    loss: Any,
+    stock_loss: Callable[..., Tensor],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> tuple[Tensor, Tensor]:
+    """Compute the stock loss, and the scores in one pass where it can be.
+
+    Returns:
+        tuple[Tensor, Tensor]: The stock loss, and the scores, shape (B,).
+    """
+    if not can_score_in_one_pass(loss):
+        return losses_and_scores_alone(loss, stock_loss, args, kwargs)
+    scores = score_in_one_pass(stock_loss, args, kwargs)
+    return stock_loss(*args, **kwargs), scores
+
+
+for _loss in PLAIN_MEANS:
+    losses_and_scores.register(_loss, losses_and_image_scores)
+
+
+def can_score_in_one_pass(loss: Any) -> bool:
+    """Tell whether a loss module is a mean of losses of single images."""
+    return loss.infobatch_stock in PLAIN_MEANS and loss.reduction == 'mean'
+
+
+@torch.no_grad()
+def score_in_one_pass(
+    stock_loss: Callable[..., Tensor],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Tensor:
+    """Score by calling the stock loss once more, without its reduction.
+
+    It costs a pass over the class scores, (B, classes), and no host
+    synchronisation but that of LabelSmoothLoss, which checks the range of
+    integer labels.
+
+    Returns:
+        Tensor: Shape (B,).
+    """
+    avg_factor = kwargs.get('avg_factor')
+    kwargs = {**kwargs, 'avg_factor': None, 'reduction_override': 'none'}
+    losses = stock_loss(*args, **kwargs).float()
+    losses = losses.reshape(len(losses), -1)
+    return losses.mean(1) if avg_factor is None else losses.sum(1)

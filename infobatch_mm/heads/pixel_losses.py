@@ -1,0 +1,136 @@
+"""Scores of mmseg's heads from the pass that training makes anyway.
+
+Plain cross-entropy is scored from the pixel losses that mmseg computes before
+it takes their mean.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+from mmseg.models.losses.cross_entropy_loss import (
+    CrossEntropyLoss,
+    cross_entropy,
+)
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy as torch_cross_entropy
+from torch.overrides import TorchFunctionMode
+
+from .scoring import Losses, losses_and_scores, losses_and_scores_alone
+
+
+@losses_and_scores.register(BaseDecodeHead)
+def _(
+    head: Any,
+    stock_loss: Callable[..., Losses],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> tuple[Losses, Tensor]:
+    one_pass = can_score_in_one_pass(head)
+    score = score_in_one_pass if one_pass else losses_and_scores_alone
+    return score(head, stock_loss, args, kwargs)
+
+
+class PixelLosses(NamedTuple):
+    """A call of ``torch.nn.functional.cross_entropy``, as mmseg makes it.
+
+    Attributes:
+        values (Tensor): Shape (B, H, W), 0 where ignored.
+        labels (Tensor): Shape (B, H, W).
+        class_weight (Tensor, optional): Shape (C,), already in the values.
+        ignore_index (int): The label that is ignored.
+    """
+
+    values: Tensor
+    labels: Tensor
+    class_weight: Tensor | None
+    ignore_index: int
+
+
+class CrossEntropyCalls(TorchFunctionMode):
+    """Keep the pixel losses that the stock loss computes anyway."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[PixelLosses] = []
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if func is torch_cross_entropy:
+            self.calls.append(
+                PixelLosses(
+                    result.detach(),
+                    args[1],
+                    kwargs['weight'],
+                    kwargs['ignore_index'],
+                )
+            )
+        return result
+
+
+def _loss_modules(head: Any) -> list[Any]:
+    losses = head.loss_decode
+    return list(losses) if isinstance(losses, nn.ModuleList) else [losses]
+
+
+def can_score_in_one_pass(head: Any) -> bool:
+    """Tell whether a head's losses are all plain mean cross-entropy."""
+    return (
+        head.infobatch_stock.loss_by_feat is BaseDecodeHead.loss_by_feat
+        and head.sampler is None
+        and all(
+            type(loss) is CrossEntropyLoss
+            and loss.cls_criterion is cross_entropy
+            and loss.reduction == 'mean'
+            for loss in _loss_modules(head)
+        )
+    )
+
+
+def score_in_one_pass(
+    head: Any,
+    stock_loss: Callable[..., Losses],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> tuple[Losses, Tensor]:
+    """Compute the stock losses and, from the same pass, the scores.
+
+    Makes no host synchronisation of its own.
+
+    Returns:
+        tuple[dict, Tensor]: The stock losses, and the scores, shape (B,).
+    """
+    with CrossEntropyCalls() as seen:
+        losses = stock_loss(*args, **kwargs)
+    modules = _loss_modules(head)
+    assert len(seen.calls) == len(modules)
+    scores = [
+        loss.loss_weight * image_means(call, loss.avg_non_ignore)
+        for loss, call in zip(modules, seen.calls, strict=True)
+    ]
+    return losses, torch.stack(scores).sum(0)
+
+
+def image_means(losses: PixelLosses, avg_non_ignore: bool) -> Tensor:
+    """Average pixel losses over each image, as mmseg's cross-entropy does.
+
+    Args:
+        losses (PixelLosses): The pixel losses of a batch.
+        avg_non_ignore (bool): Whether ignored pixels leave the denominator.
+
+    Returns:
+        Tensor: Shape (B,).
+    """
+    sums = losses.values.float().flatten(1).sum(1)
+    weight = losses.class_weight
+    if weight is None and not avg_non_ignore:
+        return sums / losses.values[0].numel()
+    counted = losses.labels != losses.ignore_index
+    pixels = counted.float()
+    if weight is not None:
+        pixels = pixels * weight.float()[losses.labels.where(counted, 0)]
+    return sums / (pixels.flatten(1).sum(1) + torch.finfo(torch.float32).eps)

@@ -1,0 +1,533 @@
+"""Weighted classification heads: stock in every respect but the gradient."""
+
+import pickle
+import subprocess
+import sys
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import nn
+
+pytest.importorskip('mmpretrain')
+import cls_toys
+import mmpretrain.models
+from cls_toys import CLASSES
+from mmengine.config import Config
+from mmpretrain.models.heads import ClsHead, MultiLabelClsHead, RegressionHead
+from mmpretrain.models.losses import CrossEntropyLoss
+from mmpretrain.registry import MODELS
+from mmpretrain.structures import DataSample, MultiTaskDataSample
+
+from infobatch_mm.binding import check_reported, find_heads
+from infobatch_mm.heads import WeightedHeadMixin, attach
+from infobatch_mm.heads.image_losses import can_score_in_one_pass
+from infobatch_mm.heads.scoring import total_loss
+from infobatch_mm.ledger import Ledger
+
+# mmpretrain says so of its own head.
+pytestmark = pytest.mark.filterwarnings('ignore:MMPretrain cannot train')
+
+WIDTH = 6
+SIZES = dict(num_classes=CLASSES, in_channels=WIDTH)
+CE = dict(type='CrossEntropyLoss')
+SMOOTH = dict(
+    type='LabelSmoothLoss', label_smooth_val=0.1, num_classes=CLASSES
+)
+CLASS_WEIGHT = [0.2 + 0.3 * k for k in range(CLASSES)]
+
+# By what the features are, for each stock head that classifies.
+SINGLE = dict(
+    ClsHead=dict(),
+    LinearClsHead=SIZES,
+    StackedLinearClsHead=dict(SIZES, mid_channels=[7]),
+    VisionTransformerClsHead=dict(SIZES, hidden_dim=4),
+    EfficientFormerClsHead=dict(SIZES, distillation=False),
+    LeViTClsHead=dict(SIZES, distillation=False),
+    VigClsHead=dict(SIZES, hidden_dim=4),
+    ArcFaceClsHead=dict(SIZES, scale=4.0),
+    DeiTClsHead=SIZES,
+    ConformerHead=dict(SIZES, in_channels=[WIDTH, WIDTH]),
+)
+MULTI_LABEL = dict(
+    MultiLabelClsHead=dict(),
+    MultiLabelLinearClsHead=SIZES,
+    CSRAClsHead=dict(SIZES, num_heads=2, lam=0.1),
+)
+MULTI_TASK = dict(
+    MultiTaskHead=dict(
+        task_heads=dict(
+            first=dict(type='LinearClsHead', **SIZES),
+            second=dict(type='LinearClsHead', loss=SMOOTH, **SIZES),
+        )
+    )
+)
+HEADS = SINGLE | MULTI_LABEL | MULTI_TASK
+
+ONE_PASS = dict(
+    plain=CE,
+    loss_weight=dict(CE, loss_weight=0.4),
+    class_weight=dict(CE, class_weight=CLASS_WEIGHT),
+    smooth=SMOOTH,
+    classy_vision=dict(SMOOTH, mode='classy_vision', loss_weight=2.0),
+)
+MULTI_LABEL_LOSSES = dict(
+    sigmoid=dict(CE, use_sigmoid=True),
+    sigmoid_weights=dict(
+        CE,
+        use_sigmoid=True,
+        class_weight=CLASS_WEIGHT,
+        pos_weight=CLASS_WEIGHT[::-1],
+    ),
+    soft=dict(CE, use_soft=True, class_weight=CLASS_WEIGHT),
+    smooth_multi_label=dict(SMOOTH, mode='multi_label', use_sigmoid=True),
+    asymmetric=dict(type='AsymmetricLoss', loss_weight=0.5),
+    focal=dict(type='FocalLoss'),
+)
+BY_IMAGE = dict(
+    seesaw=dict(type='SeesawLoss', num_classes=CLASSES),
+    of_the_user=dict(type='UsersLoss'),
+)
+LOSSES = ONE_PASS | BY_IMAGE
+
+
+@MODELS.register_module()
+class UsersLoss(CrossEntropyLoss):
+    """Derived from a loss with one-pass scores, but no mean of them."""
+
+    def forward(self, *args, **kwargs):
+        return super().forward(*args, **kwargs) ** 2
+
+
+def build(config):
+    """Build a head with the same parameters, none zero, its norms frozen."""
+    torch.manual_seed(0)
+    head = MODELS.build(config)
+    for parameter in head.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    for module in head.modules():
+        if isinstance(module, nn.BatchNorm1d):
+            module.eval()
+    return head
+
+
+def pair(config):
+    """Return a head twice: stock and weighted."""
+    return build(config), build(cls_toys.weighted(config))
+
+
+def head_config(kind, **settings):
+    return dict(HEADS[kind], type=kind, **settings)
+
+
+def features(kind, batch_size):
+    """Return what the head's backbone would, with gradient."""
+    generator = torch.Generator().manual_seed(1)
+    width = CLASSES if kind in ('ClsHead', 'MultiLabelClsHead') else WIDTH
+    shape = (width, 3, 3) if kind == 'CSRAClsHead' else (width,)
+    one, other = (
+        torch.randn(batch_size, *shape, generator=generator).requires_grad_()
+        for _ in range(2)
+    )
+    if kind in ('DeiTClsHead', 'ConformerHead'):
+        return [one, other], ([one, other],)
+    return [one], (one,)
+
+
+def single_samples(batch_size):
+    return [
+        DataSample().set_gt_label(3 * i % CLASSES) for i in range(batch_size)
+    ]
+
+
+def samples_of(kind, batch_size):
+    singles = single_samples(batch_size)
+    if kind in MULTI_LABEL:
+        for i, sample in enumerate(singles):
+            sample.set_gt_label([i % CLASSES, (2 * i + 1) % CLASSES])
+    if kind not in MULTI_TASK:
+        return singles
+    tasks = []
+    for i, single in enumerate(singles):
+        sample = MultiTaskDataSample()
+        sample.set_field(single, 'first')
+        second = DataSample().set_gt_label((i + 1) % CLASSES)
+        sample.set_field(second, 'second')
+        tasks.append(sample)
+    return tasks
+
+
+def weighted_parts(head):
+    return [m for m in head.modules() if isinstance(m, WeightedHeadMixin)]
+
+
+def open_ledger(head, weights):
+    ledger = Ledger()
+    for part in weighted_parts(head):
+        part.infobatch_ledger = ledger
+    weights = torch.as_tensor(weights)
+    ledger.open(torch.arange(len(weights)), weights)
+    return ledger
+
+
+def take(value, image):
+    """Cut features down to one image."""
+    if isinstance(value, torch.Tensor):
+        return value[image : image + 1]
+    return type(value)(take(item, image) for item in value)
+
+
+def head_scores(head, feats, samples):
+    ledger = open_ledger(head, torch.ones(len(samples)))
+    head.loss(feats, samples)
+    return ledger.close()[1]
+
+
+def stock_scores(head, feats, samples):
+    """Return the loss of each image as a batch of its own."""
+    state = deepcopy(head.state_dict())
+    losses = []
+    for i, sample in enumerate(samples):
+        losses.append(total_loss(head.loss(take(feats, i), [sample])))
+        head.load_state_dict(state)
+    return torch.stack(losses)
+
+
+def gradients(head, kind, batch_size, weights=None):
+    """Return losses and gradients, of the head and of what enters it."""
+    leaves, feats = features(kind, batch_size)
+    if weights is not None:
+        open_ledger(head, weights)
+    losses = head.loss(feats, samples_of(kind, batch_size))
+    used = [*head.parameters(), *leaves]
+    grads = torch.autograd.grad(total_loss(losses), used, allow_unused=True)
+    return losses, [g for g in grads if g is not None]
+
+
+def test_every_stock_head_is_here():
+    # CLIP's head and the regression heads do not classify.
+    kinds = {
+        name
+        for name in mmpretrain.models.heads.__all__
+        if issubclass(
+            getattr(mmpretrain.models.heads, name),
+            (ClsHead, MultiLabelClsHead),
+        )
+        and not issubclass(
+            getattr(mmpretrain.models.heads, name), RegressionHead
+        )
+    }
+    assert kinds | {'MultiTaskHead'} == set(HEADS)
+
+
+# Scores
+
+
+@pytest.mark.parametrize('kind', HEADS)
+@torch.no_grad()
+def test_a_score_is_the_stock_loss_of_a_batch_of_one(kind):
+    stock, head = pair(head_config(kind))
+    _, feats = features(kind, 4)
+    samples = samples_of(kind, 4)
+    expected = stock_scores(stock, feats, samples)
+    found = head_scores(head, feats, samples)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    assert found.unique().numel() == 4
+
+
+@pytest.mark.parametrize('loss', ONE_PASS | MULTI_LABEL_LOSSES | BY_IMAGE)
+@torch.no_grad()
+def test_of_every_loss(loss):
+    kind = 'LinearClsHead' if loss in LOSSES else 'MultiLabelLinearClsHead'
+    config = (LOSSES | MULTI_LABEL_LOSSES)[loss]
+    stock, head = pair(head_config(kind, loss=config))
+    _, feats = features(kind, 4)
+    samples = samples_of(kind, 4)
+    assert (
+        can_score_in_one_pass(head.loss_module) == (loss not in BY_IMAGE)
+        or loss == 'seesaw'
+    )
+    expected = stock_scores(stock, feats, samples)
+    found = head_scores(head, feats, samples)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    assert found.unique().numel() == 4
+
+
+@pytest.mark.parametrize('kind', ['LinearClsHead', 'ArcFaceClsHead'])
+@torch.no_grad()
+def test_of_soft_labels(kind):
+    stock, head = pair(head_config(kind, loss=SMOOTH))
+    _, feats = features(kind, 3)
+    samples = samples_of(kind, 3)
+    for i, sample in enumerate(samples):
+        score = torch.full((CLASSES,), 0.1)
+        score[i] = 0.6
+        sample.set_gt_score(score)
+    expected = stock_scores(stock, feats, samples)
+    found = head_scores(head, feats, samples)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_loss_that_is_called_without_a_factor():
+    """As by TimmClassifier: then it is the mean over all entries."""
+    sigmoid = dict(CE, use_sigmoid=True)
+    stock = MODELS.build(sigmoid)
+    head = build(head_config('MultiLabelClsHead', loss=sigmoid))
+    ledger = open_ledger(attach(head), [1.0, 1.0])
+    logits, labels = torch.randn(2, CLASSES), torch.ones(2, CLASSES)
+    head.loss_module(logits, labels)
+    expected = [stock(logits[i : i + 1], labels[i : i + 1]) for i in (0, 1)]
+    torch.testing.assert_close(ledger.close()[1], torch.stack(expected))
+
+
+@pytest.mark.parametrize('loss', LOSSES)
+def test_scoring_leaves_no_trace(loss):
+    """Neither in the random state nor in what the loss counts."""
+    stock, head = pair(head_config('LinearClsHead', loss=LOSSES[loss]))
+    _, feats = features('LinearClsHead', 3)
+    samples = samples_of('LinearClsHead', 3)
+    before = torch.get_rng_state()
+    head_scores(head, feats, samples)
+    stock.loss(feats, samples)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.testing.assert_close(
+        head.state_dict(), stock.state_dict(), rtol=0, atol=0
+    )
+
+
+@pytest.mark.parametrize('loss', ONE_PASS | MULTI_LABEL_LOSSES)
+def test_a_step_does_not_wait_for_the_device(loss):
+    """On meta, reading a value raises; the smoothed labels are soft."""
+    config = (ONE_PASS | MULTI_LABEL_LOSSES)[loss]
+    head = build(cls_toys.weighted(head_config('LinearClsHead', loss=config)))
+    meta = torch.device('meta')
+    logits = torch.randn(2, CLASSES, device=meta, requires_grad=True)
+    labels = torch.zeros(2, CLASSES, device=meta)
+    if loss in ('plain', 'loss_weight', 'class_weight'):
+        labels = labels[:, 0].long()
+    head.loss_module.infobatch_ledger.open(
+        torch.zeros(2, dtype=torch.int64, device=meta),
+        torch.ones(2, device=meta),
+    )
+    head.loss_module(logits, labels, avg_factor=2).backward()
+    assert logits.grad.is_meta
+    assert head.loss_module.infobatch_ledger.close()[1].shape == (2,)
+
+
+# Gradients
+
+
+@pytest.mark.parametrize('kind', HEADS)
+def test_weights_of_one_are_stock_bit_for_bit(kind):
+    stock, head = pair(head_config(kind))
+    expected = gradients(stock, kind, 3)
+    found = gradients(head, kind, 3, [1.0, 1.0, 1.0])
+    assert expected[1]
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize('loss', LOSSES)
+def test_with_every_loss(loss):
+    stock, head = pair(head_config('LinearClsHead', loss=LOSSES[loss]))
+    expected = gradients(stock, 'LinearClsHead', 3)
+    found = gradients(head, 'LinearClsHead', 3, [1.0, 1.0, 1.0])
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize('kind', HEADS)
+def test_the_gradient_is_linear_in_the_weights(kind):
+    head = build(cls_toys.weighted(head_config(kind)))
+    first, second = torch.tensor([[1.0, 0.5, 3.0], [0.3, 4.0, 2.0]])
+    found = gradients(head, kind, 3, 2 * first + 5 * second)[1]
+    one = gradients(head, kind, 3, first)[1]
+    other = gradients(head, kind, 3, second)[1]
+    expected = [2 * a + 5 * b for a, b in zip(one, other, strict=True)]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('kind', HEADS)
+def test_it_is_the_weighted_mean_of_the_single_images_gradients(kind):
+    stock, head = pair(head_config(kind))
+    weights = torch.tensor([0.5, 2.0, 4 / 3])
+    leaves, feats = features(kind, 3)
+    samples, singles = samples_of(kind, 3), []
+    used = [*stock.parameters(), *leaves]
+    for i, sample in enumerate(samples):
+        loss = total_loss(stock.loss(take(feats, i), [sample]))
+        grads = torch.autograd.grad(loss * weights[i] / 3, used)
+        singles.append(grads)
+    expected = [sum(parts) for parts in zip(*singles, strict=True)]
+    found = gradients(head, kind, 3, weights)[1]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('kind', HEADS)
+def test_weights_of_zero_give_no_gradient_and_the_stock_loss(kind):
+    stock, head = pair(head_config(kind))
+    losses, grads = gradients(head, kind, 3, [0.0, 0.0, 0.0])
+    assert not any(grad.any() for grad in grads)
+    expected = gradients(stock, kind, 3)[0]
+    torch.testing.assert_close(losses, expected, rtol=0, atol=0)
+
+
+# What cannot be told apart
+
+
+def test_tasks_without_a_label_for_each_sample_are_an_error():
+    head = build(cls_toys.weighted(head_config('MultiTaskHead')))
+    samples = samples_of('MultiTaskHead', 3)
+    del samples[1].second
+    open_ledger(head, [1.0, 2.0, 1.0])
+    with pytest.raises(ValueError, match=r'LabelSmoothLoss got .* \(2, 5\)'):
+        head.loss((torch.randn(3, WIDTH),), samples)
+
+
+def test_a_task_that_no_sample_has_is_an_error():
+    head = build(cls_toys.weighted(head_config('MultiTaskHead')))
+    samples = samples_of('MultiTaskHead', 2)
+    for sample in samples:
+        del sample.second
+    ledger = open_ledger(head, [1.0, 2.0])
+    head.loss((torch.randn(2, WIDTH),), samples)
+    with pytest.raises(RuntimeError, match=r': task_heads\.second$'):
+        check_reported(find_heads(head), ledger)
+
+
+def test_validation_of_a_part_of_the_tasks_is_not_an_error():
+    head = build(cls_toys.weighted(head_config('MultiTaskHead')))
+    samples = samples_of('MultiTaskHead', 3)
+    del samples[1].second
+    assert head.loss((torch.randn(3, WIDTH),), samples)
+
+
+def test_a_head_that_is_not_weighted_is_an_error():
+    model = nn.ModuleDict(
+        dict(
+            head=build(head_config('LinearClsHead')),
+            other=build(cls_toys.weighted(head_config('LinearClsHead'))),
+        )
+    )
+    with pytest.raises(ValueError, match=r': head \(LinearClsHead\)\. Wrap'):
+        find_heads(model)
+
+
+def test_a_head_that_pretrains_is_an_error():
+    config = dict(type='ContrastiveHead', loss=CE)
+    with pytest.raises(TypeError, match='ContrastiveHead has no loss_by_feat'):
+        build(cls_toys.weighted(config))
+    model = nn.ModuleDict(dict(head=build(config)))
+    with pytest.raises(ValueError, match='found no weighted head'):
+        find_heads(model)
+
+
+def test_what_is_weighted_is_found_by_the_names_of_the_heads():
+    model = nn.ModuleDict(
+        dict(
+            head=build(cls_toys.weighted(head_config('ConformerHead'))),
+            tasks=build(cls_toys.weighted(head_config('MultiTaskHead'))),
+        )
+    )
+    names = ['head', 'tasks.task_heads.first', 'tasks.task_heads.second']
+    found = find_heads(model)
+    assert list(found) == names
+    assert list(found.values()) == weighted_parts(model)
+
+
+def test_a_head_within_a_head_is_weighted_too():
+    """Each calls a loss of its own, unlike heads with a loss_by_feat."""
+    outer = build(head_config('LinearClsHead'))
+    outer.auxiliary = build(head_config('LinearClsHead'))
+    attach(outer)
+    assert list(find_heads(outer)) == ['', 'auxiliary']
+
+
+# The stock head in every other respect
+
+
+@pytest.mark.parametrize('kind', HEADS)
+def test_it_looks_like_the_stock_head(kind):
+    stock, head = pair(head_config(kind))
+    assert list(head.state_dict()) == list(stock.state_dict())
+    assert repr(head) == repr(stock)
+    assert type(head) is type(stock)
+    assert weighted_parts(head)
+    for part in weighted_parts(head):
+        assert isinstance(part, part.infobatch_stock)
+        assert type(part).__name__ == part.infobatch_stock.__name__
+        assert type(part).__module__ == part.infobatch_stock.__module__
+
+
+STOCK_SIDE = """
+import sys
+sys.modules['infobatch_mm'] = None
+import torch
+import mmpretrain.models
+from mmengine.config import Config
+from mmpretrain.registry import MODELS
+folder = sys.argv[1]
+torch.manual_seed(3)
+model = MODELS.build(Config.fromfile(f'{folder}/model.json').model).eval()
+torch.save(model.state_dict(), f'{folder}/stock.pth')
+model.load_state_dict(torch.load(f'{folder}/weighted.pth'), strict=True)
+torch.save(model(torch.load(f'{folder}/image.pth')), f'{folder}/logits.pth')
+"""
+
+
+def test_checkpoints_load_strictly_with_and_without_the_package(tmp_path):
+    stock, pruned = (
+        dict(cls_toys.model(pruned=pruned), _scope_='mmpretrain')
+        for pruned in (False, True)
+    )
+    Config(dict(model=stock)).dump(tmp_path / 'model.json')
+    torch.manual_seed(0)
+    model, image = MODELS.build(pruned).eval(), torch.randn(1, 3, 8, 8)
+    torch.save(model.state_dict(), tmp_path / 'weighted.pth')
+    torch.save(image, tmp_path / 'image.pth')
+    script = [sys.executable, '-c', STOCK_SIDE, str(tmp_path)]
+    subprocess.run(script, check=True, capture_output=True, cwd=tmp_path)
+    ours, theirs = model(image), torch.load(tmp_path / 'logits.pth')
+    torch.testing.assert_close(theirs, ours, rtol=0, atol=0)
+    stock = torch.load(tmp_path / 'stock.pth')
+    model.load_state_dict(stock, strict=True)
+    torch.testing.assert_close(model.state_dict(), stock, rtol=0, atol=0)
+
+
+COPIES = dict(
+    deepcopy=deepcopy, pickle=lambda head: pickle.loads(pickle.dumps(head))
+)
+
+
+# Not MultiTaskHead, whose own functions mmpretrain makes uncopyable.
+@pytest.mark.parametrize('copy', COPIES.values(), ids=COPIES)
+@pytest.mark.parametrize('kind', SINGLE | MULTI_LABEL)
+def test_a_copy_is_a_weighted_head_of_its_own(copy, kind):
+    smooth = dict(loss=SMOOTH) if kind == 'LinearClsHead' else {}
+    head = build(cls_toys.weighted(head_config(kind, **smooth)))
+    ledger = open_ledger(head, [2.0, 2.0, 2.0])
+    twin = copy(head)
+    (part,) = weighted_parts(twin)
+    assert type(part) is type(head.loss_module)
+    assert part is twin.loss_module and not part.infobatch_ledger.is_open
+
+    twin_losses, twin_grads = gradients(twin, kind, 3)
+    assert ledger.losses is None and ledger.reporters == []
+
+    losses, grads = gradients(head, kind, 3, [2.0, 2.0, 2.0])
+    torch.testing.assert_close(twin_losses, losses)
+    torch.testing.assert_close([2 * g for g in twin_grads], grads)
+
+
+def test_building_does_not_change_the_config():
+    config = cls_toys.weighted(head_config('LinearClsHead'))
+    before = deepcopy(config)
+    head = build(dict(config, cal_acc=True))
+    assert config == before
+    assert head.cal_acc
+
+
+def test_attaching_twice_changes_nothing():
+    head = attach(build(head_config('LinearClsHead')))
+    loss = head.loss_module
+    kind, ledger = type(loss), loss.infobatch_ledger
+    assert attach(head) is head and head.loss_module is loss
+    assert type(loss) is kind and loss.infobatch_ledger is ledger

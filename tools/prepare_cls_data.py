@@ -1,0 +1,433 @@
+"""Unpack and check the classification data sets that the configs train on.
+
+    tools/prepare_cls_data.py cifar10 ARCHIVE [--out FOLDER]
+    tools/prepare_cls_data.py cifar100 ARCHIVE [--out FOLDER]
+    tools/prepare_cls_data.py tiny-imagenet FOLDER
+    tools/prepare_cls_data.py imagenet FOLDER
+
+A data set is one subcommand: a function that adds its parser and sets
+`prepare`, a function of the parsed arguments that gives back the summary to
+print or raises a ValueError that names the file and the cure.
+"""
+
+import argparse
+import io
+import pickle
+import tarfile
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+IMAGE_SUFFIXES = ('.jpeg', '.jpg', '.png')
+
+
+class Cifar(NamedTuple):
+    """What a CIFAR archive must hold.
+
+    Args:
+        folder (str): Name of the folder that mmpretrain reads.
+        train (tuple[str, ...]): Names of the training batches.
+        test (str): Name of the test batch.
+        labels (str): The key of the labels in a batch.
+        counts (tuple[int, int]): Training and test images of each class.
+        num_classes (int): Labels are 0 to this less one.
+        side (int): Height and width of an image.
+    """
+
+    folder: str
+    train: tuple[str, ...]
+    test: str
+    labels: str
+    counts: tuple[int, int]
+    num_classes: int
+    side: int = 32
+
+    @property
+    def batches(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """tuple: Names of the batches of each split."""
+        return self.train, (self.test,)
+
+
+CIFAR10 = Cifar(
+    folder='cifar-10-batches-py',
+    train=tuple(f'data_batch_{i}' for i in range(1, 6)),
+    test='test_batch',
+    labels='labels',
+    counts=(5000, 1000),
+    num_classes=10,
+)
+CIFAR100 = Cifar(
+    folder='cifar-100-python',
+    train=('train',),
+    test='test',
+    labels='fine_labels',
+    counts=(500, 100),
+    num_classes=100,
+)
+
+
+class ImageFolders(NamedTuple):
+    """How many images and classes a data set of folders must have."""
+
+    train: int
+    val: int
+    num_classes: int
+
+
+TINY_IMAGENET = ImageFolders(train=100_000, val=10_000, num_classes=200)
+IMAGENET = ImageFolders(train=1_281_167, val=50_000, num_classes=1000)
+
+
+# CIFAR
+
+
+def decode_strips(blob: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Decode concatenated image strips to pixels, (N, side, side, 3)."""
+    strips = []
+    for start, end in zip(offsets[:-1], offsets[1:], strict=True):
+        with Image.open(io.BytesIO(blob[start:end].tobytes())) as strip:
+            pixels = np.asarray(strip.convert('RGB'))
+        strips.append(pixels.reshape(-1, pixels.shape[1], *pixels.shape[1:]))
+    return np.concatenate(strips)
+
+
+def write_batches(archive: Path, folder: Path, layout: Cifar) -> None:
+    """Write a lossless `.npz` of CIFAR in the layout of the official one.
+
+    Each batch is a pickled dict of the labels and of `data`, uint8,
+    (N, 3 * side * side), one colour after the other.
+    """
+    try:
+        with np.load(archive) as file:
+            arrays = dict(file)
+        for split, names in zip(
+            ('train', 'test'), layout.batches, strict=True
+        ):
+            images = decode_strips(
+                arrays[f'{split}_webp'], arrays[f'{split}_off']
+            )
+            labels = arrays[f'{split}_y'].tolist()
+            rows = images.transpose(0, 3, 1, 2).reshape(len(images), -1)
+            size = -(-len(rows) // len(names))
+            for i, name in enumerate(names):
+                part = slice(i * size, (i + 1) * size)
+                batch = {'data': rows[part], layout.labels: labels[part]}
+                (folder / name).write_bytes(pickle.dumps(batch))
+        names = [str(name) for name in arrays['classes']]
+    except (KeyError, OSError, ValueError) as error:
+        raise ValueError(
+            f'{archive} cannot be decoded ({error}); take the prepared file, '
+            'with train_webp, train_off, train_y, test_* and classes'
+        ) from error
+    meta = pickle.dumps({'label_names': names})
+    (folder / 'batches.meta').write_bytes(meta)
+
+
+def unpack_batches(archive: Path, folder: Path, layout: Cifar) -> None:
+    """Unpack the official archive of CIFAR, never outside the folder."""
+    try:
+        with tarfile.open(archive) as tar:
+            tar.extractall(folder.parent, filter='data')
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise ValueError(
+            f'{archive} cannot be unpacked ({error}); fetch a complete, '
+            'trusted copy of it'
+        ) from error
+
+
+def read_batch(path: Path) -> dict:
+    """Read a pickled batch; only of archives that are trusted."""
+    try:
+        return pickle.loads(path.read_bytes(), encoding='latin1')
+    except (OSError, pickle.UnpicklingError, EOFError) as error:
+        raise ValueError(
+            f'{path} cannot be read ({error}); unpack a complete archive again'
+        ) from error
+
+
+def check_cifar(root: Path, layout: Cifar) -> str:
+    """Check every batch; gives back a summary of one line."""
+    folder = root / layout.folder
+    for names, count in zip(layout.batches, layout.counts, strict=True):
+        labels: list[int] = []
+        for name in names:
+            batch = read_batch(folder / name)
+            if not {'data', layout.labels} <= set(batch):
+                raise ValueError(
+                    f'{folder / name} holds no data or no {layout.labels}; '
+                    'take the archive for Python'
+                )
+            labels += batch[layout.labels]
+            expected = (len(batch[layout.labels]), 3 * layout.side**2)
+            if batch['data'].shape != expected:
+                raise ValueError(
+                    f'{folder / name} holds pixels of shape '
+                    f'{batch["data"].shape}, and its labels need {expected}; '
+                    'unpack a complete archive again'
+                )
+        found = Counter(labels)
+        if found != dict.fromkeys(range(layout.num_classes), count):
+            raise ValueError(
+                f'{folder} holds {len(labels)} images of {len(found)} classes '
+                f'in {" and ".join(names)}, and {count} of each of '
+                f'{layout.num_classes} are expected; unpack a complete archive'
+            )
+    train, test = (count * layout.num_classes for count in layout.counts)
+    return (
+        f'{train} train, {test} test images with {layout.num_classes} '
+        f'classes in {root}'
+    )
+
+
+def fill(archive: Path, out: Path, layout: Cifar) -> str:
+    """Fill a folder beside `out`, check it and only then move it there.
+
+    So `out` is either absent or complete, whenever the command is stopped.
+    """
+    if not archive.is_file():
+        raise ValueError(
+            f'{archive} is not a file; give the path of the archive'
+        )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(
+        dir=out.parent, prefix=f'.{out.name}.'
+    ) as temporary:
+        root = Path(temporary, 'root')
+        folder = root / layout.folder
+        folder.mkdir(parents=True)
+        write = write_batches if archive.suffix == '.npz' else unpack_batches
+        write(archive, folder, layout)
+        try:
+            summary = check_cifar(root, layout)
+        except ValueError as error:
+            message = str(error).replace(str(root), str(archive))
+            raise ValueError(message) from error
+        root.rename(out)
+    return summary.replace(str(root), str(out))
+
+
+def prepare_cifar(layout: Cifar, args: argparse.Namespace) -> str:
+    """Unpack a CIFAR, or check the folder if it is there already."""
+    if args.out.exists() and not args.out.is_dir():
+        raise ValueError(f'{args.out} is a file; set --out to a folder')
+    if args.out.is_dir() and any(args.out.iterdir()):
+        return f'checked, already there: {check_cifar(args.out, layout)}'
+    return f'unpacked: {fill(args.archive, args.out, layout)}'
+
+
+# Folders of images
+
+
+def list_images(folder: Path) -> list[str]:
+    """List the images of a folder and below, as paths relative to it."""
+    if not folder.is_dir():
+        raise ValueError(
+            f'{folder} is not a folder; give the folder of the unpacked '
+            'archive'
+        )
+    return sorted(
+        str(path.relative_to(folder))
+        for path in folder.rglob('*')
+        if path.suffix.lower() in IMAGE_SUFFIXES
+    )
+
+
+def check_count(folder: Path, found: int, expected: int) -> None:
+    """Raise unless a folder holds as many images as it should."""
+    if found != expected:
+        raise ValueError(
+            f'{folder} holds {found} images, and {expected} are expected; '
+            'unpack a complete archive'
+        )
+
+
+def check_classes(folder: Path, found: Iterable[str], expected: int) -> None:
+    """Raise unless there are as many classes as there should be."""
+    classes = len(set(found))
+    if classes != expected:
+        raise ValueError(
+            f'{folder} holds images of {classes} classes, and {expected} are '
+            'expected; unpack a complete archive'
+        )
+
+
+def read_lines(path: Path) -> list[list[str]]:
+    """Read a text file as lists of the words of its lines."""
+    if not path.is_file():
+        raise ValueError(
+            f'{path} is missing; unpack a complete archive into an empty '
+            'folder'
+        )
+    return [line.split() for line in path.read_text().splitlines()]
+
+
+def write_annotations(path: Path, labels: Iterable[tuple[str, int]]) -> None:
+    """Write what mmpretrain's CustomDataset reads: a path and a label."""
+    path.parent.mkdir(exist_ok=True)
+    lines = [f'{name} {label}\n' for name, label in labels]
+    path.write_text(''.join(lines))
+
+
+def prepare_tiny_imagenet(
+    args: argparse.Namespace, layout: ImageFolders = TINY_IMAGENET
+) -> str:
+    """Check an unpacked tiny-imagenet-200 and write its annotations.
+
+    Its training images lie in folders by class, those of validation in one
+    with a table of classes: `meta/train.txt` and `meta/val.txt` give both
+    the same labels, those of the sorted names in `wnids.txt`.
+    """
+    root: Path = args.folder
+    names = sorted(words[0] for words in read_lines(root / 'wnids.txt'))
+    check_classes(root / 'wnids.txt', names, layout.num_classes)
+    labels = {name: label for label, name in enumerate(names)}
+    train = list_images(root / 'train')
+    check_count(root / 'train', len(train), layout.train)
+    table = read_lines(root / 'val' / 'val_annotations.txt')
+    val = {f'images/{words[0]}': words[1] for words in table}
+    found = list_images(root / 'val')
+    check_count(root / 'val', len(found), layout.val)
+    if sorted(val) != found:
+        raise ValueError(
+            f'{root / "val" / "val_annotations.txt"} does not name the '
+            f'images in {root / "val" / "images"}; unpack a complete archive'
+        )
+    by_class = [(path, Path(path).parts[0]) for path in train]
+    for split, pairs in ('train', by_class), ('val', list(val.items())):
+        check_classes(root / split, (n for _, n in pairs), layout.num_classes)
+        write_annotations(
+            root / 'meta' / f'{split}.txt',
+            ((path, labels[name]) for path, name in pairs),
+        )
+    return (
+        f'checked, annotations in {root / "meta"}: {layout.train} train, '
+        f'{layout.val} val images with {layout.num_classes} classes in {root}'
+    )
+
+
+def prepare_imagenet(
+    args: argparse.Namespace, layout: ImageFolders = IMAGENET
+) -> str:
+    """Check an unpacked ImageNet-1K, in either layout that mmpretrain knows.
+
+    Images lie in folders by class, or all in one beside `meta/SPLIT.txt`.
+    """
+    root: Path = args.folder
+    for split in ('train', 'val'):
+        folder = root / split
+        images = list_images(folder)
+        check_count(folder, len(images), getattr(layout, split))
+        classes = [Path(path).parts[0] for path in images]
+        if classes == images:
+            labels = read_lines(root / 'meta' / f'{split}.txt')
+            if sorted(words[0] for words in labels) != images:
+                raise ValueError(
+                    f'{root / "meta" / split}.txt does not name the images in '
+                    f'{folder}; take the one of this archive'
+                )
+            classes = [words[1] for words in labels]
+        check_classes(folder, classes, layout.num_classes)
+    return (
+        f'checked: {layout.train} train, {layout.val} val images with '
+        f'{layout.num_classes} classes in {root}'
+    )
+
+
+# The command line
+
+
+def add_cifar(
+    subparsers: argparse._SubParsersAction,
+    *,
+    name: str,
+    layout: Cifar,
+    archives: str,
+) -> None:
+    """Declare `cifar10 ARCHIVE [--out FOLDER]`, or that of cifar100."""
+    train, test = (count * layout.num_classes for count in layout.counts)
+    parser = subparsers.add_parser(
+        name,
+        help=f'{train:,}/{test:,} images with {layout.num_classes} classes',
+    )
+    parser.add_argument('archive', type=Path, help=archives)
+    parser.add_argument(
+        '--out',
+        type=Path,
+        default=Path('data', name),
+        help=f'folder to fill (default: data/{name})',
+    )
+    parser.set_defaults(prepare=partial(prepare_cifar, layout))
+
+
+def add_tiny_imagenet(subparsers: argparse._SubParsersAction) -> None:
+    """Declare `tiny-imagenet FOLDER`."""
+    parser = subparsers.add_parser(
+        'tiny-imagenet', help='100,000/10,000 images with 200 classes'
+    )
+    parser.add_argument(
+        'folder',
+        type=Path,
+        help='the unpacked tiny-imagenet-200; configs look for it in '
+        'data/tiny-imagenet-200',
+    )
+    parser.set_defaults(prepare=prepare_tiny_imagenet)
+
+
+def add_imagenet(subparsers: argparse._SubParsersAction) -> None:
+    """Declare `imagenet FOLDER`."""
+    parser = subparsers.add_parser(
+        'imagenet', help='1,281,167/50,000 images with 1000 classes'
+    )
+    parser.add_argument(
+        'folder',
+        type=Path,
+        help='holds train and val; configs look for it in data/imagenet',
+    )
+    parser.set_defaults(prepare=prepare_imagenet)
+
+
+DATASETS = (
+    partial(
+        add_cifar,
+        name='cifar10',
+        layout=CIFAR10,
+        archives='cifar-10-python.tar.gz or a lossless .npz',
+    ),
+    partial(
+        add_cifar,
+        name='cifar100',
+        layout=CIFAR100,
+        archives='cifar-100-python.tar.gz',
+    ),
+    add_tiny_imagenet,
+    add_imagenet,
+)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Declare one subcommand for each data set."""
+    parser = argparse.ArgumentParser(description='Unpack and check data sets')
+    subparsers = parser.add_subparsers(required=True, metavar='DATASET')
+    for add in DATASETS:
+        add(subparsers)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prepare one data set; an error ends with one line, exit status 2."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    try:
+        print(args.prepare(args))
+    except ValueError as error:
+        parser.error(str(error))
+
+
+if __name__ == '__main__':
+    main()
