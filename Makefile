@@ -6,6 +6,12 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
+# Classification is tested in an environment of its own: mmpretrain imports
+# torchvision, which does not import beside the CPU build of torch 2.13.0.
+TORCH_CLS ?= torch==2.15.0 torchvision==0.29.2
+VENV_CLS := .venv-cls
+CLS_TESTS := $(wildcard tests/test_cls_*.py) tests/test_compat.py \
+	tests/test_prepare_cls_data.py tests/test_score_smoothing.py
 
 # The official packages are tested in an environment of their own. mmcv comes
 # as a wheel with compiled ops, since PyPI has only its sources: the one in
@@ -21,8 +27,9 @@ MMCV_WHEEL := $(wildcard $(WHEELS)/mmcv-2.1.0-$(PYTHON_TAG)-*.whl)
 quickstart: $(VENV)/.installed
 	$(BIN)/python tools/quickstart.py
 
-test: lint
+test: lint $(VENV_CLS)/.installed
 	$(BIN)/python -m pytest
+	$(VENV_CLS)/bin/python -m pytest $(CLS_TESTS)
 
 ifdef MMCV_WHEEL
 test-openmmlab: $(VENV_OMM)/.installed
@@ -44,6 +51,13 @@ $(VENV)/.installed: setup.py
 	$(BIN)/python -m pip install --quiet --editable '.[onedl,tests]'
 	touch $@
 
+$(VENV_CLS)/.installed: setup.py
+	$(PYTHON) -m venv --clear $(VENV_CLS)
+	$(VENV_CLS)/bin/python -m pip install --quiet $(TORCH_CLS)
+	$(VENV_CLS)/bin/python -m pip install --quiet --editable \
+	    '.[cls,onedl,tests]'
+	touch $@
+
 $(VENV_OMM)/.installed: setup.py
 	$(PYTHON) -m venv --clear $(VENV_OMM)
 	$(VENV_OMM)/bin/python -m pip install --quiet torch==2.13.0
@@ -52,4 +66,4 @@ $(VENV_OMM)/.installed: setup.py
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV_OMM) build *.egg-info
+	rm -rf $(VENV) $(VENV_CLS) $(VENV_OMM) build *.egg-info
