@@ -1,0 +1,233 @@
+"""tools/check_zoo.py: what it selects, runs, can fail at, and reports."""
+
+import json
+import os
+import signal
+import sys
+
+import mmengine.config.config
+import pytest
+import toys
+from mmengine.config import Config
+from mmseg.models.decode_heads import FCNHead
+from mmseg.registry import MODELS
+from test_tools import load_tool
+from yapf.yapflib import yapf_api
+
+check_zoo = load_tool('check_zoo')
+TOLERANCES = sys.modules['zoo_probes'].TOLERANCES
+
+PIPELINE = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', reduce_zero_label=True),
+    dict(type='RandomResize', scale=(2048, 512), ratio_range=(0.5, 2.0)),
+    dict(type='RandomCrop', crop_size=(512, 512), cat_max_ratio=0.75),
+    dict(type='PackSegInputs'),
+]
+
+
+@MODELS.register_module()
+class LeakyHead(FCNHead):
+    """Adds a loss past ``loss_by_feat``, where no weight reaches it."""
+
+    def loss(self, inputs, batch_data_samples, train_cfg):
+        losses = super().loss(inputs, batch_data_samples, train_cfg)
+        return losses | dict(loss_leak=self(inputs).square().mean())
+
+
+@MODELS.register_module()
+class ShyHead(FCNHead):
+    """Works as long as it is not weighted."""
+
+    def loss_by_feat(self, *args, **kwargs):
+        if hasattr(self, 'infobatch_ledger'):
+            raise LookupError('a hook is watching')
+        return super().loss_by_feat(*args, **kwargs)
+
+
+@MODELS.register_module()
+class BrokenHead(FCNHead):
+    def loss_by_feat(self, *args, **kwargs):
+        raise LookupError('broken upstream')
+
+
+@MODELS.register_module()
+class DeadlyHead(FCNHead):
+    def loss_by_feat(self, *args, **kwargs):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def write_config(root, name, head='FCNHead', **settings):
+    model = toys.model(
+        pruned=False,
+        decode=toys.fcn_head(type=head),
+        auxiliary=toys.fcn_head(in_index=1, in_channels=16),
+    )
+    config = dict(
+        default_scope='mmseg',
+        model=model,
+        train_dataloader=dict(
+            batch_size=4,
+            num_workers=4,
+            persistent_workers=True,
+            sampler=dict(type='InfiniteSampler', shuffle=True),
+            dataset=dict(type='ADE20KDataset', pipeline=PIPELINE),
+        ),
+        train_cfg=dict(type='IterBasedTrainLoop', max_iters=80000),
+        val_cfg=dict(type='ValLoop'),
+        optim_wrapper=dict(
+            type='OptimWrapper', optimizer=dict(type='SGD', lr=0.01)
+        ),
+        param_scheduler=[dict(type='PolyLR', end=80000, by_epoch=False)],
+    )
+    lines = [f'{k} = {v!r}\n' for k, v in (config | settings).items()]
+    path = root / f'{name}.py'
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(''.join(lines))
+
+
+@pytest.fixture
+def zoo(tmp_path, monkeypatch):
+    """A folder of configs in place of mmseg's."""
+    monkeypatch.undo()  # conftest's text of a config cannot be read back
+    for module in (yapf_api, mmengine.config.config):
+        monkeypatch.setattr(module, 'FormatCode', None, raising=False)
+    check_zoo.skip_layout()
+    monkeypatch.setattr(check_zoo, 'config_root', lambda: tmp_path)
+    return tmp_path
+
+
+def check(zoo, *args):
+    """Run the tool; return its exit status and the records by config."""
+    out = zoo / 'out.jsonl'
+    status = check_zoo.main([*args, '--all', '--json', str(out)])
+    records = [json.loads(line) for line in out.read_text().splitlines()]
+    return status, {record['config']: record for record in records}
+
+
+# What is selected, and made small
+
+
+def test_all_configs_of_mmseg_are_listed_those_of_ade20k_first():
+    names = check_zoo.list_configs(check_zoo.config_root())
+    ade20k = ['ade20k' in name for name in names]
+    assert ade20k == sorted(ade20k, reverse=True)
+    assert sum(ade20k) > 150 and len(names) > 600
+    assert not any('_base_' in name for name in names)
+    r50, r101 = (
+        names.index(f'pspnet/pspnet_r{n}-d8_4xb4-80k_ade20k-512x512.py')
+        for n in (50, 101)
+    )
+    assert r50 < r101
+
+
+@pytest.mark.parametrize('pattern', ['ade20k', 'a/*_ade20k.py', '*'])
+def test_a_pattern_is_a_part_or_a_glob(pattern):
+    assert check_zoo.matches('a/fcn_ade20k.py', ['b/', pattern])
+    assert not check_zoo.matches('a/fcn_ade20k.py', ['b/', 'ade'.upper()])
+
+
+def test_one_config_is_chosen_for_each_combination_of_heads(zoo):
+    for name in ('b', 'a', 'c'):
+        write_config(zoo, name, head='LeakyHead' if name == 'c' else 'FCNHead')
+    names = check_zoo.list_configs(zoo)
+    heads = {name: check_zoo.describe_heads(zoo / name) for name in names}
+    assert heads['a.py'] == '2 x FCNHead'
+    assert heads['c.py'] == 'LeakyHead + FCNHead'
+    assert check_zoo.one_a_head(names, heads) == ['a.py', 'c.py']
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        'pspnet/pspnet_r101-d8_4xb4-80k_ade20k-512x512.py',
+        'swin/swin-base-patch4-window12-in1k-384x384-pre_upernet_8xb2-160k_'
+        'ade20k-512x512.py',
+        'segformer/segformer_mit-b5_8xb2-160k_ade20k-512x512.py',
+    ],
+)
+def test_a_small_config_has_the_heads_of_the_stock_one(name):
+    stock = Config.fromfile(check_zoo.config_root() / name)
+    before = stock.to_dict()
+    small, notes = check_zoo.shrink(stock)
+    assert stock.to_dict() == before
+    assert notes and all('of less depth' in note for note in notes)
+    for head in ('decode_head', 'auxiliary_head'):
+        found, expected = (
+            json.dumps(cfg.model.get(head)) for cfg in (small, stock)
+        )
+        assert found == expected.replace('SyncBN', 'BN')
+    assert 'Pretrained' not in str(small) and 'http' not in str(small)
+    dataset = small.train_dataloader.dataset
+    assert [t.type for t in dataset.pipeline] == [
+        t.type for t in stock.train_dataloader.dataset.pipeline
+    ]
+    assert len(dataset.metainfo.classes) == 150
+
+
+def test_enabling_too_much_is_noticed(zoo, monkeypatch):
+    write_config(zoo, 'a')
+    stock = Config.fromfile(zoo / 'a.py')
+    check_zoo.check_enabled(stock)
+    enable = check_zoo.infobatch_mm.enable
+
+    def enable_more(cfg):
+        cfg = enable(cfg)
+        cfg.val_cfg = None
+        return cfg
+
+    monkeypatch.setattr(check_zoo.infobatch_mm, 'enable', enable_more)
+    with pytest.raises(AssertionError, match='more than it should'):
+        check_zoo.check_enabled(stock)
+
+
+# What passes and what fails
+
+
+def test_a_sound_head_passes_and_configs_that_are_the_same_run_once(zoo):
+    write_config(zoo, 'fcn/a_ade20k')
+    write_config(zoo, 'fcn/b', val_cfg=dict(type='ValLoop', fp16=True))
+    status, records = check(zoo)
+    assert status == 0
+    probed, same = records['fcn/a_ade20k.py'], records['fcn/b.py']
+    assert probed['status'] == same['status'] == 'passed'
+    assert same['same_as'] == 'fcn/a_ade20k.py' and 'same_as' not in probed
+    assert set(probed['probes']) == set(TOLERANCES) - {'zeros_layers'}
+    assert probed['rounds'][0] == 8 and min(probed['rounds']) < 8
+
+    # Again: nothing is run, though the last line was torn.
+    out = zoo / 'out.jsonl'
+    first, second = out.read_text().splitlines()
+    out.write_text(f'{first}\n{second[:40]}')
+    status, again = check(zoo)
+    assert status == 0 and again == records
+    assert again['fcn/a_ade20k.py']['seconds'] == probed['seconds']
+
+
+HEADS = dict(
+    LeakyHead=('FAILED', 'linear: '),
+    ShyHead=('FAILED', 'LookupError: a hook is watching'),
+    BrokenHead=('upstream', 'LookupError: broken upstream'),
+    DeadlyHead=('upstream', 'Killed: ended by signal 9'),
+)
+
+
+def test_failures_are_ours_unless_the_stock_run_fails_alike(zoo):
+    for head in HEADS:
+        write_config(zoo, head, head)
+    imports = dict(imports=['no_such_package'], allow_failed_imports=False)
+    write_config(zoo, 'Missing', custom_imports=imports)
+    report = zoo / 'report.md'
+    status, records = check(zoo, '--markdown', str(report))
+    assert status == 1
+    for head, (verdict, reason) in HEADS.items():
+        record = records[f'{head}.py']
+        assert record['status'] == verdict and reason in record['reason']
+    missing = records['Missing.py']
+    assert missing['status'] == 'missing'
+    assert missing['reason'] == 'ImportError: no_such_package is not installed'
+
+    text = report.read_text()
+    assert '| all | 5 | 0 | 0 | 0 | 3 | 2 |' in text
+    assert '| LeakyHead + FCNHead | 1 | 0 | 0 | 0 | 0 | 1 |' in text
+    assert '| BrokenHead.py | upstream | LookupError: broken up' in text
