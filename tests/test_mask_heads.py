@@ -5,6 +5,7 @@ from copy import deepcopy
 import pytest
 import torch
 from mmengine.hub import get_config
+from mmengine.registry import DefaultScope
 from mmengine.structures import PixelData
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
@@ -38,7 +39,9 @@ def build(kind):
     if 'train_cfg' in config:
         config.train_cfg.num_points = 64
     torch.manual_seed(0)
-    return MODELS.build(config).eval()
+    # Module fixtures are built in the scope that the last test has left.
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        return MODELS.build(config).eval()
 
 
 @pytest.fixture(scope='module')
