@@ -40,7 +40,7 @@ def enable(cfg: Config, **options: Any) -> Config:
 
     Args:
         cfg (Config): Any config that trains; it is not changed.
-        **options: Arguments of :class:`InfoBatchHook`: ``policy``, ``delta``.
+        **options: Arguments of :class:`InfoBatchHook`, such as ``policy``.
 
     Raises:
         ValueError: If an option is not known, or if the config has a part
