@@ -18,15 +18,7 @@ SEG_HEADS = dict(
     decode_head='WeightedDecodeHead', auxiliary_head='WeightedDecodeHead'
 )
 SAMPLERS = ('DefaultSampler', 'InfiniteSampler', 'InfoBatchSampler')
-LOOPS = {
-    loop: f'InfoBatch{loop.removeprefix("InfoBatch")}'
-    for loop in (
-        'EpochBasedTrainLoop',
-        'IterBasedTrainLoop',
-        'InfoBatchEpochBasedTrainLoop',
-        'InfoBatchIterBasedTrainLoop',
-    )
-}
+LOOPS = ('EpochBasedTrainLoop', 'IterBasedTrainLoop')
 
 
 def enable(cfg: Config, **options: Any) -> Config:
@@ -68,7 +60,7 @@ def enable(cfg: Config, **options: Any) -> Config:
 
 def check_options(options: Mapping[str, Any]) -> None:
     """Raise a ValueError unless InfoBatchHook takes these options."""
-    known = [name for name in signature(InfoBatchHook).parameters]
+    known = list(signature(InfoBatchHook).parameters)
     for name, value in options.items():
         if name not in known:
             raise ValueError(
@@ -117,14 +109,15 @@ def _prune_loop(train_cfg: Mapping[str, Any]) -> dict[str, Any]:
     # As in mmengine's Runner, by_epoch counts where there is no type.
     default = 'EpochBasedTrainLoop' if by_epoch else 'IterBasedTrainLoop'
     loop = type_name({'type': default, **train_cfg})
-    if loop not in LOOPS:
+    stock_loop = loop.removeprefix('InfoBatch')
+    if stock_loop not in LOOPS:
         raise ValueError(
             f'train_cfg.type is {loop!r}, and pruning works in place of '
             'EpochBasedTrainLoop and IterBasedTrainLoop. Derive the loop from '
             'InfoBatchEpochBasedTrainLoop or InfoBatchIterBasedTrainLoop and '
             'use the explicit components'
         )
-    return {**train_cfg, 'type': LOOPS[loop]}
+    return {**train_cfg, 'type': f'InfoBatch{stock_loop}'}
 
 
 def _package(config: Mapping[str, Any], default_scope: str | None) -> str:

@@ -10,7 +10,6 @@ import argparse
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,8 @@ from mmengine.hub import get_config
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS, init_default_scope
 from mmengine.runner import Runner
+
+from infobatch_mm.compat import is_importable
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -121,7 +122,7 @@ def read_config(name: str) -> Config:
     package, is_name, _ = name.rpartition('::')
     if not is_name:
         return Config.fromfile(name)
-    if find_spec(package) is None:
+    if not is_importable(package):
         # mmengine would install it.
         raise ValueError(
             f'{name}: the package {package} is not installed; install it or '
