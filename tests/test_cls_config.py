@@ -1,21 +1,17 @@
 """enable(cfg), the override and tools/train.py for classification."""
 
-import importlib
-import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import pytest
 from mmengine.config import Config
 from mmengine.hub import get_config
-from mmengine.registry import LOOPS
 from mmengine.runner import Runner
-from mmengine.runner import runner as runner_module
 
 pytest.importorskip('mmpretrain')
 import cls_toys
 from mmpretrain.models import ImageClassifier
+from test_tools import train as train_tool
 
 from infobatch_mm import InfoBatchHook, enable
 
@@ -26,7 +22,6 @@ STOCK = dict(
     batch_augments='swin_transformer/swin-tiny_16xb64_in1k.py',
     margin='arcface/resnet50-arcface_8xb32_inshop.py',
 )
-TRAIN = Path(__file__).parents[1] / 'tools' / 'train.py'
 TRAINING = {
     'model',
     'train_dataloader',
@@ -122,30 +117,13 @@ def test_an_enabled_run_is_the_explicit_run(explicit, tmp_path):
     assert len(set(explicit)) == 4
 
 
-def test_an_overridden_run_is_the_explicit_run(
-    explicit, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(LOOPS, '_module_dict', dict(LOOPS.module_dict))
-    for loop in 'EpochBasedTrainLoop', 'IterBasedTrainLoop':
-        monkeypatch.setattr(runner_module, loop, getattr(runner_module, loop))
-    importlib.import_module('infobatch_mm.override')
-    try:
-        runner = train(cls_toys.config(tmp_path, pruned=False))
-    finally:
-        del sys.modules['infobatch_mm.override']
+def test_an_overridden_run_is_the_explicit_run(override, explicit, tmp_path):
+    runner = train(cls_toys.config(tmp_path, pruned=False))
     assert digests(runner) == explicit
     assert sum(isinstance(h, InfoBatchHook) for h in runner.hooks) == 1
 
 
-@pytest.fixture(scope='module')
-def train_tool():
-    spec = importlib.util.spec_from_file_location('cls_train_tool', TRAIN)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_a_config_by_name_on_our_command_line(train_tool, monkeypatch):
+def test_a_config_by_name_on_our_command_line(monkeypatch):
     monkeypatch.setenv('LOCAL_RANK', '0')
     args = train_tool.parse_args(
         [f'mmpretrain::{STOCK["cifar10"]}', '--infobatch']
@@ -161,7 +139,7 @@ def test_a_config_by_name_on_our_command_line(train_tool, monkeypatch):
         assert loader.collate_fn == dict(type='default_collate')
 
 
-def test_a_run_from_our_command_line(train_tool, tmp_path, explicit):
+def test_a_run_from_our_command_line(tmp_path, explicit):
     cfg = cls_toys.config(tmp_path / 'run', pruned=False)
     del cfg.train_dataloader.collate_fn
     cfg.custom_imports = dict(imports=['cls_toys'])

@@ -1,6 +1,5 @@
 """tools/prepare_cls_data.py on small stand-ins of the data sets."""
 
-import importlib.util
 import io
 import pickle
 import tarfile
@@ -10,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
+from test_tools import load_tool
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / 'shared/data'
@@ -17,15 +17,7 @@ CLASSES, SIDE = 2, 4
 PER_CLASS = (10, 3)
 
 
-def load_tool():
-    path = ROOT / 'tools' / 'prepare_cls_data.py'
-    spec = importlib.util.spec_from_file_location('prepare_cls_data', path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-prepare = load_tool()
+prepare = load_tool('prepare_cls_data')
 SMALL = prepare.CIFAR10._replace(
     counts=PER_CLASS, num_classes=CLASSES, side=SIDE
 )
