@@ -115,9 +115,8 @@ def test_a_pruned_run_ends_as_it_should(tmp_path, settings):
 
 MEAN = dict(type='InfoBatchPolicy', prune_ratio=0.5)
 HALF = dict(type='RandomPolicy', prune_ratio=0.5)
-# Of 24 samples in batches of 4, so that a full round has 6 iterations. In 49
-# ticks the last round is a single iteration, after one at whose end the rest
-# of the run was estimated to be none.
+# Of 24 samples in batches of 4, so that a full round has 6 iterations; in 49
+# ticks the last round is a single one, after rounds of 3.
 RUNS = {
     'epochs': (dict(type='EpochBasedTrainLoop', max_epochs=8), MEAN),
     'ours': (dict(type='InfoBatchEpochBasedTrainLoop', max_epochs=8), MEAN),
