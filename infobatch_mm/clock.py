@@ -102,8 +102,9 @@ class FullDataClock:
         end = min(self.budget, self.round_start + self.round_ticks)
         pruned = max(0, math.ceil(delta * self.budget) - end)
         full = self.budget - end - pruned
-        share = self.round_iters / max(1, self.round_ticks)
-        return self.iters_left_in_round + round(pruned * share) + full
+        # Rounded up: a run with a tick left is not in its last round yet.
+        later = -(-pruned * self.round_iters // max(1, self.round_ticks))
+        return self.iters_left_in_round + later + full
 
     def state_dict(self) -> dict[str, int]:
         """Return the position, as plain ints."""

@@ -197,6 +197,18 @@ def test_any_budget_ends_exactly(tmp_path, max_iters, delta):
     assert runner.max_iters == runner.iter <= max_iters
 
 
+def test_a_remainder_below_half_an_iteration_is_still_to_come(tmp_path):
+    loop = dict(ITERS, max_iters=49)
+    policy = dict(type='RandomPolicy', prune_ratio=0.5)
+    runner = toys.Runner.from_cfg(
+        light.config(tmp_path, loop, samples=24, policy=policy, delta=1.0)
+    )
+    ends = Ends()
+    runner.register_hook(ends)
+    runner.train()
+    assert ends.iters == [runner.iter]
+
+
 def test_nothing_pruned_is_the_stock_schedule(tmp_path):
     policy = dict(type='NoPruningPolicy')
     schedulers = SCHEDULES['warm_up_and_poly']
