@@ -125,13 +125,15 @@ def test_a_resumed_run_reads_as_one(tmp_path, monkeypatch, pruned, iters):
 # Files as a run that was killed, or that is under way, leaves them
 
 
-def write(work_dir, lines, torn='', start='20260101_000000'):
+def write(
+    work_dir, lines, torn='', start='20260101_000000', budget='max_iters'
+):
     folder = work_dir / start / 'vis_data'
     folder.mkdir(parents=True)
     text = ''.join(f'{json.dumps(line)}\n' for line in lines)
     (folder / 'scalars.json').write_text(text + torn)
     (folder / 'config.py').write_text(
-        'train_cfg = dict(max_iters=40)\n'
+        f'train_cfg = dict({budget}=40)\n'
         'train_dataloader = dict(batch_size=2)\n'
         'default_hooks = dict(logger=dict(log_metric_by_epoch=False))\n'
     )
@@ -156,8 +158,9 @@ def test_a_torn_last_line_is_dropped(tmp_path):
     assert read_run.rounds(tmp_path) == [{'round': 0}]
 
 
-def test_what_a_run_lacks_that_has_just_begun(tmp_path):
-    write(tmp_path, [])
+@pytest.mark.parametrize('budget', ['max_iters', 'max_epochs'])
+def test_what_a_run_lacks_that_has_just_begun(tmp_path, budget):
+    write(tmp_path, [], budget=budget)
     assert read_run.scalars(tmp_path) == []
     assert read_run.per_class(tmp_path) == {}
     assert read_run.images_seen(tmp_path) == []
