@@ -135,7 +135,8 @@ def write(
     (folder / 'config.py').write_text(
         f'train_cfg = dict({budget}=40)\n'
         'train_dataloader = dict(batch_size=2)\n'
-        'default_hooks = dict(logger=dict(log_metric_by_epoch=False))\n'
+        'default_hooks = dict(logger=dict('
+        f'log_metric_by_epoch={budget == "max_epochs"}))\n'
     )
 
 
