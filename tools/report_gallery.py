@@ -113,16 +113,16 @@ def build_dataset(cfg: Config) -> Any:
     dataset = cfg.train_dataloader.dataset
     if dataset.type.split('.')[-1] == 'IndexedDataset':
         dataset = dataset.dataset
-    return DATASETS.build(_without_augmentation(dataset))
+    return DATASETS.build(without_augmentation(dataset))
 
 
-def _without_augmentation(node: Any) -> Any:
+def without_augmentation(node: Any) -> Any:
     """Copy a config; its pipelines load and pack, and do nothing else."""
     if isinstance(node, list | tuple):
-        return type(node)(map(_without_augmentation, node))
+        return type(node)(map(without_augmentation, node))
     if not isinstance(node, dict):
         return node
-    copy = {key: _without_augmentation(value) for key, value in node.items()}
+    copy = {key: without_augmentation(value) for key, value in node.items()}
     if 'pipeline' in copy:
         copy['pipeline'] = [
             step
