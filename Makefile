@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 TORCH_CLS ?= torch==2.15.0 torchvision==0.29.2
 VENV_CLS := .venv-cls
 CLS_TESTS := $(wildcard tests/test_cls_*.py) tests/test_compat.py \
-	tests/test_prepare_cls_data.py tests/test_score_smoothing.py
+	tests/test_data_classification.py tests/test_score_smoothing.py
 
 # The official packages are tested in an environment of their own. mmcv comes
 # as a wheel with compiled ops, since PyPI has only its sources: the one in

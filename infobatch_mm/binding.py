@@ -14,7 +14,7 @@ from .heads import WeightedHeadMixin, outermost_heads, seam_of
 from .sampler import InfoBatchSampler
 
 # The layout of InfoBatchHook.state_dict().
-STATE_VERSION = 1
+STATE_VERSION = 2
 
 
 def check_single(hooks: Iterable[Any], kind: type) -> None:

@@ -51,6 +51,13 @@ class DigitScenes(BaseSegDataset):
         size (int): Height and width of a scene in pixels, at least 32.
             Defaults to 64.
         seed (int): Seed of the scenes, at least 0. Defaults to 0.
+        near_duplicates (float): Share of the scenes, in [0, 1], of which ten
+            at a time differ in their noise alone. Defaults to 0.
+        digit_odds (Sequence[float], optional): How often each of the ten
+            digits is drawn, relative to the others. Defaults to None, as
+            often as it occurs among the source digits.
+        cached (bool): Keep composed scenes in memory, four bytes a pixel.
+            Defaults to False.
         pipeline (Sequence[dict | Callable]): Transforms that follow the
             composition. Defaults to ().
     """
@@ -91,6 +98,9 @@ class DigitScenes(BaseSegDataset):
         num_scenes: int = 1024,
         size: int = 64,
         seed: int = 0,
+        near_duplicates: float = 0.0,
+        digit_odds: Sequence[float] | None = None,
+        cached: bool = False,
         pipeline: Sequence[dict | Callable] = (),
     ) -> None:
         if split not in _SPLITS:
@@ -105,6 +115,22 @@ class DigitScenes(BaseSegDataset):
                     f'{name} must be an integer of at least '
                     f'{least}, got {value!r}'
                 )
+        if not 0 <= near_duplicates <= 1:
+            raise ValueError(
+                f'near_duplicates={near_duplicates} is not a share in [0, 1]'
+            )
+        if digit_odds is not None and (
+            len(digit_odds) != 10 or min(digit_odds) <= 0
+        ):
+            raise ValueError(
+                'digit_odds needs ten positive numbers, one a digit, got '
+                f'{digit_odds}'
+            )
+        self.near_duplicates = near_duplicates
+        self.digit_odds = digit_odds
+        self.cache: dict[int, dict[str, np.ndarray]] | None = (
+            {} if cached else None
+        )
         self.split = split
         self.num_scenes = num_scenes
         self.size = size
@@ -136,10 +162,24 @@ class DigitScenes(BaseSegDataset):
     def prepare_data(self, idx: int) -> Any:
         """Compose scene ``idx`` and run the pipeline on it."""
         results = self.get_data_info(idx)
-        results.update(self.compose(results['sample_idx']))
+        scene = self._scene(results['sample_idx'])
+        results.update({name: array.copy() for name, array in scene.items()})
         results['seg_fields'].append('gt_seg_map')
         results['img_shape'] = results['ori_shape'] = (self.size, self.size)
         return self.pipeline(results)
+
+    def _scene(self, index: int) -> dict[str, np.ndarray]:
+        """Compose a scene, or find it in the cache."""
+        if self.cache is None:
+            return self.compose(index)
+        if index not in self.cache:
+            self.cache[index] = self.compose(index)
+        return self.cache[index]
+
+    def source(self, index: int) -> int:
+        """Return the scene that a scene is a near duplicate of, or itself."""
+        duplicates = round(self.near_duplicates * self.num_scenes)
+        return index - index % 10 if index < duplicates else index
 
     def compose(self, index: int) -> dict[str, np.ndarray]:
         """Compose one scene.
@@ -151,9 +191,8 @@ class DigitScenes(BaseSegDataset):
             dict: ``img`` uint8 (size, size, 3) in BGR and ``gt_seg_map``
             uint8 (size, size).
         """
-        rng = np.random.default_rng(
-            [self.seed, _SPLITS.index(self.split), index]
-        )
+        source = self.source(index)
+        rng = self._rng(source)
         # Cubed: easy scenes are the majority, as in most data sets.
         difficulty = float(rng.random() ** 3)
         img = _background(rng, self.size, difficulty)
@@ -163,11 +202,26 @@ class DigitScenes(BaseSegDataset):
         for _ in range(1 + round(5 * difficulty * rng.random())):
             self._add_digit(rng, img, gt_seg_map, difficulty, ground)
         _occlude(rng, img, gt_seg_map, difficulty)
+        if index != source:
+            rng = self._rng(index)
         noise = rng.standard_normal((self.size, self.size, 1), np.float32)
         img += (2 + 22 * difficulty) * noise
         return dict(
             img=np.clip(img, 0, 255).astype(np.uint8), gt_seg_map=gt_seg_map
         )
+
+    def _rng(self, index: int) -> np.random.Generator:
+        return np.random.default_rng(
+            [self.seed, _SPLITS.index(self.split), index]
+        )
+
+    def _draw_digit(self, rng: np.random.Generator) -> int:
+        """Draw one of this split's digits."""
+        if self.digit_odds is None:
+            return self.digit_ids[rng.integers(len(self.digit_ids))]
+        labels = _load_digits()[1][self.digit_ids]
+        odds = np.asarray(self.digit_odds)[labels]
+        return rng.choice(self.digit_ids, p=odds / odds.sum())
 
     def _add_digit(
         self,
@@ -179,7 +233,7 @@ class DigitScenes(BaseSegDataset):
     ) -> None:
         """Lay one digit of this split over the scene, in place."""
         images, labels = _load_digits()
-        digit = self.digit_ids[rng.integers(len(self.digit_ids))]
+        digit = self._draw_digit(rng)
         ink = _place(rng, images[digit], self.size, difficulty)[..., None]
         contrast = (200 - 120 * difficulty) * (1 if ground < 128 else -1)
         color = ground + contrast * rng.uniform(0.7, 1.0, 3)

@@ -17,7 +17,7 @@ from .clock import Stopwatch
 from .ledger import Ledger
 from .policies import build_policy
 from .pruning import Plan
-from .records import RunRecords, summary_table
+from .records import RunRecords, score_histogram, summary_table
 from .schedule import announce_max_iters, step_schedulers
 from .scores import ScoreBoard
 
@@ -38,7 +38,8 @@ class InfoBatchHook(Hook):
     It writes ``infobatch.jsonl`` (a line a round) and
     ``infobatch_summary.json`` to the work directory, and the scalars
     ``infobatch/kept_ratio``, ``infobatch/saved_ratio``,
-    ``infobatch/threshold`` and ``infobatch/mean_weight`` to all visualizer
+    ``infobatch/threshold``, ``infobatch/mean_weight`` and
+    ``infobatch/variance_ratio`` (see :class:`Plan`) to all visualizer
     backends.
 
     Args:
@@ -118,6 +119,7 @@ class InfoBatchHook(Hook):
             momentum=self.score_momentum,
         )
         self.weights = torch.ones(len(loader.dataset))
+        self.times_kept = torch.zeros(len(self.weights), dtype=torch.int32)
         if self._is_resumed:
             self._restore(runner)
             self._saved = None
@@ -192,6 +194,7 @@ class InfoBatchHook(Hook):
             # An epoch may end with a smaller batch, as with DefaultSampler.
             plan = plan.trimmed(self.batch_size)
         self.plan, self.samples_done = plan, 0
+        self.times_kept[plan.indices] += 1
         self.sampler.begin_round(plan)
         self.clock.begin_round(len(runner.train_dataloader))
         self.round_begin_iter = runner.iter
@@ -243,6 +246,7 @@ class InfoBatchHook(Hook):
             'infobatch/kept_ratio': len(self.plan) / len(self.weights),
             'infobatch/saved_ratio': 1 - self.samples_planned / planned_of,
             'infobatch/mean_weight': self.plan.mean_weight,
+            'infobatch/variance_ratio': self.plan.variance_ratio,
         }
         if self.plan.threshold is not None:
             scalars['infobatch/threshold'] = self.plan.threshold
@@ -258,6 +262,9 @@ class InfoBatchHook(Hook):
                 kept=len(self.plan),
                 threshold=self.plan.threshold,
                 mean_weight=self.plan.mean_weight,
+                max_weight=self.plan.weights.max().item(),
+                variance_ratio=self.plan.variance_ratio,
+                score_histogram=score_histogram(self.board.scores),
                 digest=self.plan.digest(),
                 nonfinite=self.board.nonfinite,
                 seconds=self.round_time.seconds,
@@ -333,6 +340,7 @@ class InfoBatchHook(Hook):
             round_begin_iter=self.round_begin_iter,
             clock=self.clock.state_dict(),
             scores=self.board.scores.cpu(),
+            times_kept=self.times_kept,
             nonfinite=self.board.nonfinite,
             samples_seen=self.samples_seen,
             samples_planned=self.samples_planned,
@@ -344,6 +352,7 @@ class InfoBatchHook(Hook):
             state['indices'] = self.plan.indices
             state['weights'] = self.plan.weights
             state['threshold'] = self.plan.threshold
+            state['variance_ratio'] = self.plan.variance_ratio
             state['samples_done'] = self.samples_done
         return state
 
@@ -363,6 +372,7 @@ class InfoBatchHook(Hook):
         self.round = state['round']
         self.round_begin_iter = state['round_begin_iter']
         self.board.load(state['scores'])
+        self.times_kept = state['times_kept'].cpu()
         self.board.nonfinite = state['nonfinite']
         self.samples_seen = state['samples_seen']
         self.samples_planned = state['samples_planned']
@@ -380,6 +390,7 @@ class InfoBatchHook(Hook):
                 state['indices'].cpu(),
                 state['weights'].cpu(),
                 state['threshold'],
+                state['variance_ratio'],
             )
             self.samples_done = state['samples_done']
 

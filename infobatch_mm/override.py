@@ -9,7 +9,8 @@ registers :class:`InfoBatchHook`. Validation and test are not touched.
 Without a change to a config, by the command line of any train tool:
 ``--cfg-options train_cfg.type=infobatch_mm.override.IterBasedTrainLoop``. In a
 config: ``custom_imports = dict(imports=['infobatch_mm.override'])``. The
-options of the hook go to ``train_cfg.infobatch``.
+options of the hook go to ``train_cfg.infobatch``, unless ``custom_hooks`` has
+one with its own.
 """
 
 from collections.abc import Mapping
@@ -43,7 +44,8 @@ def take_over(
 
     Raises:
         TypeError: If the dataloader, or the model, comes in another form.
-        ValueError: If an option is not known or the model has no head.
+        ValueError: If an option is not known, or given beside a hook that
+            has its own.
     """
     check_options(options)
     if not isinstance(dataloader, Mapping):
@@ -58,10 +60,17 @@ def take_over(
             f'{type(runner).__name__} has no model yet when it builds its '
             'train loop. Use infobatch_mm.enable(cfg) instead'
         )
+    has_hook = any(isinstance(hook, InfoBatchHook) for hook in runner.hooks)
+    if has_hook and options:
+        raise ValueError(
+            f'train_cfg.infobatch={dict(options)!r} would not be used: the '
+            'run has an InfoBatchHook with options of its own. Move them to '
+            'it in custom_hooks, or take it out of custom_hooks'
+        )
     heads = dict(outermost_heads(runner.model))
     for head in heads.values():
         attach(head)
-    if not any(isinstance(hook, InfoBatchHook) for hook in runner.hooks):
+    if not has_hook:
         runner.register_hook(InfoBatchHook(**options))
     names = ', '.join(
         f'{name} ({type(head).__name__})' for name, head in heads.items()

@@ -38,6 +38,7 @@ class Plan:
     indices: Tensor
     weights: Tensor
     threshold: float | None = None
+    variance_ratio: float = 0.0
 
     def __len__(self) -> int:
         return len(self.indices)

@@ -6,10 +6,30 @@ import math
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from .atomic import AtomicLocalBackend
+
+# Bins of :func:`score_histogram`: four a decade, from 1e-6 to 1e2.
+SCORE_EDGES = [10 ** (step / 4) for step in range(-24, 9)]
+
+
+def score_histogram(scores: Tensor) -> list[int]:
+    """Count the scores between the successive :data:`SCORE_EDGES`.
+
+    The first and the last bin also count what lies beyond them; scores that
+    are not finite are not counted.
+
+    Args:
+        scores (Tensor): Shape (N,), on any device.
+    """
+    inner = torch.tensor(SCORE_EDGES[1:-1], device=scores.device)
+    finite = scores[scores.isfinite()]
+    bins = torch.bucketize(finite, inner, right=True)
+    return torch.bincount(bins, minlength=len(SCORE_EDGES) - 1).tolist()
 
 
 class RunRecords:

@@ -2,6 +2,7 @@
 
 from contextlib import contextmanager
 
+import light
 import pytest
 import torch
 import toys
@@ -26,6 +27,32 @@ class CpuAmpOptimWrapper(OptimWrapper):
     def optim_context(self, model):
         with super().optim_context(model), autocast(dtype=torch.bfloat16):
             yield
+
+
+@OPTIM_WRAPPERS.register_module()
+class MeanCheckingOptimWrapper(OptimWrapper):
+    """Check that each step is along the mean gradient of its iterations."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.gradients, self.group_sizes = [], []
+        self.parameters = self.param_groups[0]['params']
+
+    def update_params(self, loss, **kwargs):
+        self.gradients.append(
+            torch.autograd.grad(loss, self.parameters, retain_graph=True)
+        )
+        super().update_params(loss, **kwargs)
+
+    def step(self, **kwargs):
+        for parameter, of_iters in zip(
+            self.parameters, zip(*self.gradients, strict=True), strict=True
+        ):
+            mean = torch.stack(of_iters).mean(0)
+            torch.testing.assert_close(parameter.grad, mean)
+        self.group_sizes.append(len(self.gradients))
+        self.gradients.clear()
+        super().step(**kwargs)
 
 
 @HOOKS.register_module()
@@ -84,6 +111,37 @@ def test_a_pruned_run_ends_as_it_should(tmp_path, settings):
 
     scores = toys.hook_of(runner).board.scores
     assert scores.dtype == torch.float32 and scores.isfinite().all()
+
+
+MEAN = dict(type='InfoBatchPolicy', prune_ratio=0.5)
+HALF = dict(type='RandomPolicy', prune_ratio=0.5)
+# Of 24 samples in batches of 4, so that a full round has 6 iterations; in 49
+# ticks the last round is a single one, after rounds of 3.
+RUNS = {
+    'epochs': (dict(type='EpochBasedTrainLoop', max_epochs=8), MEAN),
+    'ours': (dict(type='InfoBatchEpochBasedTrainLoop', max_epochs=8), MEAN),
+    'iters': (dict(type='InfoBatchIterBasedTrainLoop', max_iters=50), MEAN),
+    'a_tick': (dict(type='InfoBatchIterBasedTrainLoop', max_iters=49), HALF),
+}
+
+
+@pytest.mark.parametrize('counts', [2, 5, 7, 100])
+@pytest.mark.parametrize('loop, policy', RUNS.values(), ids=RUNS)
+def test_every_step_is_along_the_mean_gradient(tmp_path, loop, policy, counts):
+    wrapper = dict(type='MeanCheckingOptimWrapper', accumulative_counts=counts)
+    cfg = light.config(
+        tmp_path,
+        loop,
+        samples=24,
+        policy=policy,
+        delta=1.0,
+        optim_wrapper=wrapper,
+    )
+    runner = toys.train(cfg)
+    full, rest = divmod(runner.iter, counts)
+    sizes = [counts] * full + [rest] * (rest > 0)
+    assert runner.optim_wrapper.group_sizes == sizes
+    assert runner.iter < toys.hook_of(runner).clock.budget
 
 
 def test_schedulers_by_epoch_go_as_in_the_stock_run(tmp_path):

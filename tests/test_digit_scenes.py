@@ -136,3 +136,49 @@ def test_wrong_settings_are_named(setting, value):
     settings = dict(split='train') | {setting: value}
     with pytest.raises(ValueError, match=f'{setting} must be .*{value}'):
         DigitScenes(**settings)
+
+
+def test_near_duplicates_differ_in_noise_alone():
+    plain = DigitScenes('train', num_scenes=40)
+    scenes = DigitScenes('train', num_scenes=40, near_duplicates=0.5)
+    sources = [scenes.source(index) for index in range(40)]
+    assert sources == [0] * 10 + [10] * 10 + list(range(20, 40))
+    for index in (0, 10, 20, 39):
+        assert_same(scenes[index], plain[index])
+    for index in (3, 17):
+        ours, theirs = scenes[index], plain[scenes.source(index)]
+        np.testing.assert_array_equal(ours['gt_seg_map'], theirs['gt_seg_map'])
+        assert (ours['img'] != theirs['img']).any()
+    # Without the noise nothing is left that differs: of a scene with little
+    # of it the pixels are near one another.
+    gap = ours['img'].astype(float) - theirs['img']
+    assert abs(gap).mean() < 40
+
+
+def test_a_rare_digit_is_drawn_rarely():
+    odds = [1.0] * 9 + [0.1]
+    plain = DigitScenes('train', num_scenes=300)
+    rare = DigitScenes('train', num_scenes=300, digit_odds=odds)
+    counts = [
+        sum((scene['gt_seg_map'] == 10).any() for scene in scenes)
+        for scenes in (plain, rare)
+    ]
+    assert 0 < counts[1] < counts[0] / 3
+
+
+def test_cached_scenes_are_those_that_would_be_composed():
+    plain = DigitScenes('train', num_scenes=8)
+    cached = DigitScenes('train', num_scenes=8, cached=True)
+    first = cached[3]
+    first['img'][:] = 0  # a transform may work in place
+    assert_same(cached[3], plain[3])
+    assert list(cached.cache) == [3]
+
+
+@pytest.mark.parametrize(
+    ('setting', 'value'),
+    [('near_duplicates', 1.5), ('digit_odds', [1.0] * 9)],
+)
+def test_bad_shares_are_refused(setting, value):
+    with pytest.raises(ValueError, match=setting):
+        DigitScenes('train', **{setting: value})

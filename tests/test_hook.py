@@ -26,9 +26,16 @@ def test_each_round_has_a_line(run):
     work_dir, runner = run
     rounds = read_rounds(work_dir)
     assert [r['round'] for r in rounds] == list(range(8))
-    keys = 'round iter total kept threshold mean_weight digest nonfinite'
+    keys = (
+        'round iter total kept threshold mean_weight max_weight '
+        'variance_ratio score_histogram digest nonfinite seconds'
+    )
     for record in rounds:
-        assert list(record) == [*keys.split(), 'seconds']
+        assert list(record) == keys.split()
+        assert sum(record['score_histogram']) == 24
+        pruned = record['kept'] < 24
+        assert (record['max_weight'] > 1) == pruned
+        assert (record['variance_ratio'] > 0) == pruned
         assert record['total'] == 24
         assert record['kept'] % 4 == 0
         assert record['mean_weight'] == pytest.approx(24 / record['kept'])
@@ -84,6 +91,15 @@ def test_scalars_reach_the_visualizer(run):
         )
         assert scalars['infobatch/mean_weight'] == record['mean_weight']
         assert scalars.get('infobatch/threshold') == record['threshold']
+        ratio = scalars['infobatch/variance_ratio']
+        assert ratio == record['variance_ratio']
+
+
+def test_rounds_of_each_sample_are_counted(run):
+    times_kept = toys.hook_of(run[1]).times_kept
+    assert times_kept.sum() == sum(r['kept'] for r in read_rounds(run[0]))
+    # The first and the last round keep all.
+    assert times_kept.min() >= 2 and times_kept.max() <= 8
 
 
 def test_iterations_are_known_at_the_end(run):

@@ -38,6 +38,14 @@ def test_a_hook_that_is_there_is_kept(override, tmp_path):
     assert [h.delta for h in runner.hooks if type(h) is kind] == [0.5]
 
 
+def test_options_beside_a_hook_are_an_error(override, tmp_path):
+    cfg = toys.config(tmp_path, delta=0.5)
+    cfg.train_cfg.infobatch = dict(delta=0.9)
+    message = r"train_cfg.infobatch=\{'delta': 0.9\} .* in custom_hooks"
+    with pytest.raises(ValueError, match=message):
+        Runner.from_cfg(cfg).train()
+
+
 def test_an_unknown_option_is_an_error(override, tmp_path):
     cfg = toys.config(tmp_path, pruned=False)
     cfg.train_cfg.infobatch = dict(prune_ratio=0.3)

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_tools import SHARED, prepare_data
+from test_tools import SHARED, prepare_data, segmentation
 
-ADE20K = prepare_data.ADE20K._replace(counts=dict(training=2, validation=1))
+ADE20K = segmentation.ADE20K._replace(counts=dict(training=2, validation=1))
 LABELS = np.array([[0, 1, 150], [7, 0, 255]], np.uint8)
 
 
@@ -28,7 +28,7 @@ def write_pair(
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A complete folder, for a data set of two images and one."""
-    monkeypatch.setattr(prepare_data, 'ADE20K', ADE20K)
+    monkeypatch.setattr(segmentation, 'ADE20K', ADE20K)
     folder = tmp_path / 'ADEChallengeData2016'
     for split, name in (
         ('training', 'ADE_train_1'),
@@ -43,12 +43,12 @@ def check(root: Path, *flags: str) -> str:
     args = prepare_data.build_parser().parse_args(
         ['ade20k', str(root), *flags]
     )
-    return args.prepare(args)
+    return segmentation.check_ade20k(args.root, sample=args.sample)
 
 
 def test_the_published_numbers():
-    assert prepare_data.ADE20K.counts == dict(training=20210, validation=2000)
-    assert prepare_data.ADE20K.num_classes == 150
+    assert segmentation.ADE20K.counts == dict(training=20210, validation=2000)
+    assert segmentation.ADE20K.num_classes == 150
 
 
 def test_complete_folder(root):
@@ -156,17 +156,9 @@ def test_sample_without_images_is_named(root):
         check(root.parent, '--sample')
 
 
-def test_command_line_ends_with_one_line(tmp_path, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        prepare_data.main(['ade20k', str(tmp_path / 'absent')])
-    assert stopped.value.code == 2
-    last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert 'absent/images/training is not a folder' in last
-
-
 @pytest.mark.skipif(not SHARED.is_dir(), reason='needs ../shared/data')
 def test_the_shared_sample(tmp_path):
-    prepare_data.extract(SHARED / 'data' / 'ade20k_sample.tar', tmp_path)
+    segmentation.extract(SHARED / 'data' / 'ade20k_sample.tar', tmp_path)
     sample = tmp_path / 'ade20k_sample'
     official = check(sample / 'ADEChallengeData2016', '--sample')
     assert official.startswith('checked: 1 training, 3 validation images')

@@ -1,10 +1,18 @@
 """The files of a run."""
 
+import itertools
 import json
+import math
 
 import pytest
+import torch
 
-from infobatch_mm.records import RunRecords, summary_table
+from infobatch_mm.records import (
+    SCORE_EDGES,
+    RunRecords,
+    score_histogram,
+    summary_table,
+)
 
 SUMMARY = dict(
     policy='InfoBatchPolicy(0.5 until 0.875)',
@@ -93,3 +101,21 @@ def test_the_table_holds_the_numbers():
     ):
         assert text in table
     assert max(map(len, table.splitlines())) <= 79
+
+
+def test_scores_are_counted_between_the_edges():
+    assert SCORE_EDGES[0] == pytest.approx(1e-6)
+    assert SCORE_EDGES[-1] == pytest.approx(100)
+    scores = [0.0, 1e-9, 1e-6, 0.05, 0.05, 0.9, 1.1, 99.0, 100.0, 1e9]
+    scores += [math.nan, math.inf]
+    counts = score_histogram(torch.tensor(scores))
+    assert len(counts) == len(SCORE_EDGES) - 1
+    expected = [0] * len(counts)
+    for score in scores[:-2]:
+        bins = [
+            k
+            for k, (low, high) in enumerate(itertools.pairwise(SCORE_EDGES))
+            if low <= score < high
+        ]
+        expected[bins[0] if bins else -1 if score > 1 else 0] += 1
+    assert counts == expected

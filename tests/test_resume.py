@@ -111,8 +111,9 @@ def assert_same_end(work_dir, reference):
     assert ours['meta']['iter'] == theirs['meta']['iter']
     for key, value in theirs['state_dict'].items():
         assert torch.equal(ours['state_dict'][key], value), key
-    scores = (c['infobatch']['scores'] for c in (ours, theirs))
-    assert torch.equal(*scores)
+    for name in 'scores', 'times_kept':
+        states = (c['infobatch'][name] for c in (ours, theirs))
+        assert torch.equal(*states), name
     groups = (c['optimizer']['param_groups'][0] for c in (ours, theirs))
     lrs = {group['lr'] for group in groups}
     assert len(lrs) == 1

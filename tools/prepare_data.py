@@ -2,211 +2,23 @@
 
     tools/prepare_data.py camvid ARCHIVE [--out FOLDER]
     tools/prepare_data.py ade20k FOLDER [--sample]
+    tools/prepare_data.py cifar10 ARCHIVE [--out FOLDER]
+    tools/prepare_data.py cifar100 ARCHIVE [--out FOLDER]
+    tools/prepare_data.py tiny-imagenet FOLDER
+    tools/prepare_data.py imagenet FOLDER
 
-A data set is one subcommand: a function that adds its parser and sets
-`prepare`, a function of the parsed arguments that gives back the summary to
-print or raises a ValueError that names the file and the cure.
+Here is the command line alone. What a data set must hold is in the modules
+beside this one, whose functions give back the summary to print or raise a
+ValueError that names the file and the cure.
 """
 
 import argparse
-import tarfile
-import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
-from PIL import Image
-
-IGNORED = 255
-
-
-class SegFolder(NamedTuple):
-    """What `images/SPLIT/*.jpg` and `annotations/SPLIT/*.png` must hold.
-
-    Args:
-        counts (dict[str, int]): Number of images by split.
-        num_classes (int): Labels are 0 to this less one, or 255 (ignored).
-        zero_is_other (bool): Whether classes begin at 1, as what mmseg loads
-            with `reduce_zero_label=True`.
-        read_all (bool): Whether all pairs are decoded, or only the first of
-            each split, where decoding all of them would take many minutes.
-    """
-
-    counts: dict[str, int]
-    num_classes: int
-    zero_is_other: bool = False
-    read_all: bool = True
-
-    @property
-    def last_label(self) -> int:
-        """int: The label of the last class."""
-        return self.num_classes - (0 if self.zero_is_other else 1)
-
-
-CAMVID = SegFolder(counts=dict(train=367, val=101, test=233), num_classes=11)
-ADE20K = SegFolder(
-    counts=dict(training=20210, validation=2000),
-    num_classes=150,
-    zero_is_other=True,
-    read_all=False,
-)
-
-
-def read_image(path: Path) -> np.ndarray:
-    """Decode an image as it is: (H, W) for a label map, else (H, W, C)."""
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image)
-    except OSError as error:
-        raise ValueError(
-            f'{path} cannot be read as an image ({error}); '
-            'unpack a complete archive again'
-        ) from error
-
-
-def check_label_map(labels: np.ndarray, last: int, path: Path) -> None:
-    """Raise unless labels (H, W) are all 0 to last, or ignored."""
-    if labels.ndim != 2:
-        raise ValueError(
-            f'{path} has shape {labels.shape}, and a label map must have one '
-            'channel; take the archive with class ids, not with colours'
-        )
-    found = np.unique(labels)
-    wrong = found[(found > last) & (found != IGNORED)]
-    if wrong.size:
-        raise ValueError(
-            f'{path} holds the labels {wrong.tolist()}, and only 0 to {last} '
-            f'and {IGNORED} (ignored) are known; take the archive with these'
-        )
-
-
-def check_pair(image: Path, label_map: Path, last: int) -> str:
-    """Check an image and its labels 0 to last; gives its size as 'HxW'."""
-    labels = read_image(label_map)
-    check_label_map(labels, last, label_map)
-    size = read_image(image).shape[:2]
-    if size != labels.shape:
-        raise ValueError(
-            f'{image} is {size[0]}x{size[1]} and {label_map} is '
-            f'{labels.shape[0]}x{labels.shape[1]} (height x width); take '
-            'both from the same archive'
-        )
-    return f'{size[0]}x{size[1]}'
-
-
-def list_files(folder: Path, suffix: str, count: int) -> list[Path]:
-    """List the files of a folder in order; raise unless they are `count`."""
-    if not folder.is_dir():
-        raise ValueError(
-            f'{folder} is not a folder; unpack a complete archive into an '
-            'empty folder, and name the one that holds images and annotations'
-        )
-    files = sorted(folder.glob(f'*{suffix}'))
-    if len(files) != count:
-        raise ValueError(
-            f'{folder} holds {len(files)} files, and {count} are expected; '
-            'unpack a complete archive into an empty folder'
-        )
-    return files
-
-
-def check_split(root: Path, split: str, layout: SegFolder) -> set[str]:
-    """Check the files of one split; gives back the sizes read, as 'HxW'."""
-    count = layout.counts[split]
-    images = list_files(root / 'images' / split, '.jpg', count)
-    label_maps = list_files(root / 'annotations' / split, '.png', count)
-    found = {path.name for path in label_maps}
-    for image in images:
-        if f'{image.stem}.png' not in found:
-            label_map = root / 'annotations' / split / f'{image.stem}.png'
-            raise ValueError(
-                f'{image} has no label map: {label_map} is missing; '
-                'unpack a complete archive into an empty folder'
-            )
-    # Now both lists hold the same names in the same order.
-    pairs = list(zip(images, label_maps, strict=True))
-    return {
-        check_pair(image, label_map, layout.last_label)
-        for image, label_map in (pairs if layout.read_all else pairs[:1])
-    }
-
-
-def check_folder(root: Path, layout: SegFolder) -> str:
-    """Check the files of a data set; gives back a summary of one line."""
-    sizes: set[str] = set()
-    for split in layout.counts:
-        sizes |= check_split(root, split, layout)
-    counts = ', '.join(f'{n} {split}' for split, n in layout.counts.items())
-    of_sizes = f' of {" and ".join(sorted(sizes))}' if layout.read_all else ''
-    return (
-        f'{counts} images{of_sizes} with {layout.num_classes} classes in '
-        f'{root}'
-    )
-
-
-def find_root(folder: Path, archive: Path) -> Path:
-    """Find the folder that holds images/ in an unpacked archive."""
-    for root in (folder, *sorted(folder.iterdir())):
-        if (root / 'images').is_dir():
-            return root
-    raise ValueError(
-        f'{archive} holds no folder named images, neither on '
-        'top nor one level down; take the prepared archive'
-    )
-
-
-def extract(archive: Path, folder: Path) -> None:
-    """Unpack a tar archive, never outside the folder."""
-    if not archive.is_file():
-        raise ValueError(
-            f'{archive} is not a file; give the path of the archive'
-        )
-    try:
-        with tarfile.open(archive) as tar:
-            tar.extractall(folder, filter='data')
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise ValueError(
-            f'{archive} cannot be unpacked ({error}); fetch a '
-            'complete, trusted copy of it'
-        ) from error
-
-
-def unpack(archive: Path, out: Path, layout: SegFolder) -> str:
-    """Unpack an archive beside `out`, check it and only then move it there.
-
-    So `out` is either absent or complete, whenever the command is stopped.
-    """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(
-        dir=out.parent, prefix=f'.{out.name}.'
-    ) as temporary:
-        extract(archive, Path(temporary))
-        root = find_root(Path(temporary), archive)
-        try:
-            summary = check_folder(root, layout)
-        except ValueError as error:
-            message = str(error).replace(str(root), str(archive))
-            raise ValueError(message) from error
-        root.rename(out)
-    return summary.replace(str(root), str(out))
-
-
-def prepare_seg_folder(
-    archive: Path, out: Path | None, layout: SegFolder
-) -> str:
-    """Unpack a data set, or check the folder if it is there already."""
-    out = out or Path('data') / archive.name.split('.')[0]
-    if out.exists() and not out.is_dir():
-        raise ValueError(f'{out} is a file; set --out to a folder')
-    if out.is_dir() and any(out.iterdir()):
-        return f'checked, already there: {check_folder(out, layout)}'
-    return f'unpacked: {unpack(archive, out, layout)}'
-
-
-def prepare_camvid(args: argparse.Namespace) -> str:
-    """Prepare CamVid with the 11 classes of SegNet."""
-    return prepare_seg_folder(args.archive, args.out, CAMVID)
+import data_classification as classification
+import data_segmentation as segmentation
 
 
 def add_camvid(subparsers: argparse._SubParsersAction) -> None:
@@ -220,29 +32,7 @@ def add_camvid(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         '--out', type=Path, help='folder to fill (default: data/ARCHIVE_NAME)'
     )
-    parser.set_defaults(prepare=prepare_camvid)
-
-
-def count_sample(root: Path, layout: SegFolder) -> SegFolder:
-    """Return the layout with the splits and counts that are there."""
-    counts = {
-        split: len(list((root / 'images' / split).glob('*.jpg')))
-        for split in layout.counts
-    }
-    counts = {split: count for split, count in counts.items() if count}
-    if not counts:
-        folders = ' or '.join(f'images/{split}' for split in layout.counts)
-        raise ValueError(
-            f'{root} holds no *.jpg in {folders}; name the folder that holds '
-            'images and annotations'
-        )
-    return layout._replace(counts=counts)
-
-
-def prepare_ade20k(args: argparse.Namespace) -> str:
-    """Check an unpacked ADEChallengeData2016, or a sample of it."""
-    layout = count_sample(args.folder, ADE20K) if args.sample else ADE20K
-    return f'checked: {check_folder(args.folder, layout)}'
+    parser.set_defaults(prepare=segmentation.prepare_camvid)
 
 
 def add_ade20k(subparsers: argparse._SubParsersAction) -> None:
@@ -251,7 +41,8 @@ def add_ade20k(subparsers: argparse._SubParsersAction) -> None:
         'ade20k', help='ADE20K, 20,210/2,000 scenes with 150 classes'
     )
     parser.add_argument(
-        'folder',
+        'root',
+        metavar='folder',
         type=Path,
         help='the unpacked archive; configs look for it in '
         'data/ade/ADEChallengeData2016',
@@ -261,10 +52,81 @@ def add_ade20k(subparsers: argparse._SubParsersAction) -> None:
         action='store_true',
         help='take any number of images, of one split or of both',
     )
-    parser.set_defaults(prepare=prepare_ade20k)
+    parser.set_defaults(prepare=segmentation.check_ade20k)
 
 
-DATASETS = (add_camvid, add_ade20k)
+def add_cifar(
+    subparsers: argparse._SubParsersAction,
+    *,
+    name: str,
+    layout: classification.Cifar,
+    archives: str,
+) -> None:
+    """Declare `cifar10 ARCHIVE [--out FOLDER]`, or that of cifar100."""
+    train, test = (count * layout.num_classes for count in layout.counts)
+    parser = subparsers.add_parser(
+        name,
+        help=f'{train:,}/{test:,} images with {layout.num_classes} classes',
+    )
+    parser.add_argument('archive', type=Path, help=archives)
+    parser.add_argument(
+        '--out',
+        type=Path,
+        default=Path('data', name),
+        help=f'folder to fill (default: data/{name})',
+    )
+    parser.set_defaults(
+        prepare=partial(classification.prepare_cifar, layout=layout)
+    )
+
+
+def add_tiny_imagenet(subparsers: argparse._SubParsersAction) -> None:
+    """Declare `tiny-imagenet FOLDER`."""
+    parser = subparsers.add_parser(
+        'tiny-imagenet', help='100,000/10,000 images with 200 classes'
+    )
+    parser.add_argument(
+        'root',
+        metavar='folder',
+        type=Path,
+        help='the unpacked tiny-imagenet-200; configs look for it in '
+        'data/tiny-imagenet-200',
+    )
+    parser.set_defaults(prepare=classification.prepare_tiny_imagenet)
+
+
+def add_imagenet(subparsers: argparse._SubParsersAction) -> None:
+    """Declare `imagenet FOLDER`."""
+    parser = subparsers.add_parser(
+        'imagenet', help='1,281,167/50,000 images with 1000 classes'
+    )
+    parser.add_argument(
+        'root',
+        metavar='folder',
+        type=Path,
+        help='holds train and val; configs look for it in data/imagenet',
+    )
+    parser.set_defaults(prepare=classification.check_imagenet)
+
+
+DATASETS = (
+    add_camvid,
+    add_ade20k,
+    partial(
+        add_cifar,
+        name='cifar10',
+        layout=classification.CIFAR10,
+        archives='cifar-10-python.tar.gz or a lossless .npz',
+    ),
+    partial(
+        add_cifar,
+        name='cifar100',
+        layout=classification.CIFAR100,
+        archives='cifar-100-python.tar.gz',
+    ),
+    add_tiny_imagenet,
+    add_imagenet,
+)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -279,9 +141,10 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Prepare one data set; an error ends with one line, exit status 2."""
     parser = build_parser()
-    args = parser.parse_args(argv)
+    settings = vars(parser.parse_args(argv))
+    prepare = settings.pop('prepare')
     try:
-        print(args.prepare(args))
+        print(prepare(**settings))
     except ValueError as error:
         parser.error(str(error))
 

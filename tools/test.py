@@ -16,6 +16,8 @@ from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS, init_default_scope
 from mmengine.runner import Runner
 
+from infobatch_mm.config import type_name
+
 
 def build_parser() -> argparse.ArgumentParser:
     """Declare the flags, the same as those of mmseg's tools/test.py."""
@@ -74,8 +76,19 @@ def draw_predictions(cfg: Config, args: argparse.Namespace) -> None:
         raise ValueError(
             '--show and --show-dir need default_hooks.visualization, which '
             'the config does not set; add '
-            "visualization=dict(type='SegVisualizationHook')"
+            "visualization=dict(type='SegVisualizationHook'), or "
+            "type='VisualizationHook' for mmpretrain"
         )
+    if type_name(hook) == 'VisualizationHook':
+        # mmpretrain's saves by itself, and by default one of 5000 images.
+        hook.update(
+            enable=True,
+            show=args.show,
+            wait_time=args.wait_time,
+            out_dir=args.show_dir,
+            interval=1,
+        )
+        return
     hook.draw = True
     if args.show:
         hook.show = True

@@ -84,6 +84,9 @@ def one_process() -> Iterator[None]:
     A score is the loss of a batch of one image, not of as many images as
     there are ranks, and ranks must not wait for each other to get it.
     """
+    # Global, since it is what losses ask before they average: those of mmdet
+    # in its reduce_mean, SAN's in mmengine.dist, a user's who knows where.
+    # Each module that averages has names of its own for such functions.
     is_initialized = torch.distributed.is_initialized
     torch.distributed.is_initialized = lambda: False
     try:

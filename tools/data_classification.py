@@ -1,27 +1,14 @@
-"""Unpack and check the classification data sets that the configs train on.
+"""Classification data sets: CIFAR, Tiny-ImageNet and ImageNet."""
 
-    tools/prepare_cls_data.py cifar10 ARCHIVE [--out FOLDER]
-    tools/prepare_cls_data.py cifar100 ARCHIVE [--out FOLDER]
-    tools/prepare_cls_data.py tiny-imagenet FOLDER
-    tools/prepare_cls_data.py imagenet FOLDER
-
-A data set is one subcommand: a function that adds its parser and sets
-`prepare`, a function of the parsed arguments that gives back the summary to
-print or raises a ValueError that names the file and the cure.
-"""
-
-import argparse
 import io
 import pickle
-import tarfile
-import tempfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from functools import partial
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from data_files import extract, prepare_once
 from PIL import Image
 
 IMAGE_SUFFIXES = ('.jpeg', '.jpg', '.png')
@@ -98,11 +85,12 @@ def decode_strips(blob: np.ndarray, offsets: np.ndarray) -> np.ndarray:
 
 
 def write_batches(archive: Path, folder: Path, layout: Cifar) -> None:
-    """Write a lossless `.npz` of CIFAR in the layout of the official one.
+    """Write a lossless `.npz` of CIFAR into a new folder, as the official one.
 
     Each batch is a pickled dict of the labels and of `data`, uint8,
     (N, 3 * side * side), one colour after the other.
     """
+    folder.mkdir()
     try:
         with np.load(archive) as file:
             arrays = dict(file)
@@ -127,18 +115,6 @@ def write_batches(archive: Path, folder: Path, layout: Cifar) -> None:
         ) from error
     meta = pickle.dumps({'label_names': names})
     (folder / 'batches.meta').write_bytes(meta)
-
-
-def unpack_batches(archive: Path, folder: Path, layout: Cifar) -> None:
-    """Unpack the official archive of CIFAR, never outside the folder."""
-    try:
-        with tarfile.open(archive) as tar:
-            tar.extractall(folder.parent, filter='data')
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise ValueError(
-            f'{archive} cannot be unpacked ({error}); fetch a complete, '
-            'trusted copy of it'
-        ) from error
 
 
 def read_batch(path: Path) -> dict:
@@ -185,40 +161,23 @@ def check_cifar(root: Path, layout: Cifar) -> str:
     )
 
 
-def fill(archive: Path, out: Path, layout: Cifar) -> str:
-    """Fill a folder beside `out`, check it and only then move it there.
-
-    So `out` is either absent or complete, whenever the command is stopped.
-    """
-    if not archive.is_file():
-        raise ValueError(
-            f'{archive} is not a file; give the path of the archive'
-        )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(
-        dir=out.parent, prefix=f'.{out.name}.'
-    ) as temporary:
-        root = Path(temporary, 'root')
-        folder = root / layout.folder
-        folder.mkdir(parents=True)
-        write = write_batches if archive.suffix == '.npz' else unpack_batches
-        write(archive, folder, layout)
-        try:
-            summary = check_cifar(root, layout)
-        except ValueError as error:
-            message = str(error).replace(str(root), str(archive))
-            raise ValueError(message) from error
-        root.rename(out)
-    return summary.replace(str(root), str(out))
+def unpack_cifar(archive: Path, folder: Path, layout: Cifar) -> Path:
+    """Unpack a CIFAR of either form into a folder, its root."""
+    if archive.suffix == '.npz':
+        write_batches(archive, folder / layout.folder, layout)
+    else:
+        extract(archive, folder)
+    return folder
 
 
-def prepare_cifar(layout: Cifar, args: argparse.Namespace) -> str:
+def prepare_cifar(archive: Path, out: Path, layout: Cifar) -> str:
     """Unpack a CIFAR, or check the folder if it is there already."""
-    if args.out.exists() and not args.out.is_dir():
-        raise ValueError(f'{args.out} is a file; set --out to a folder')
-    if args.out.is_dir() and any(args.out.iterdir()):
-        return f'checked, already there: {check_cifar(args.out, layout)}'
-    return f'unpacked: {fill(args.archive, args.out, layout)}'
+    return prepare_once(
+        archive,
+        out,
+        unpack=lambda archive, folder: unpack_cifar(archive, folder, layout),
+        check=lambda root: check_cifar(root, layout),
+    )
 
 
 # Folders of images
@@ -275,7 +234,7 @@ def write_annotations(path: Path, labels: Iterable[tuple[str, int]]) -> None:
 
 
 def prepare_tiny_imagenet(
-    args: argparse.Namespace, layout: ImageFolders = TINY_IMAGENET
+    root: Path, layout: ImageFolders = TINY_IMAGENET
 ) -> str:
     """Check an unpacked tiny-imagenet-200 and write its annotations.
 
@@ -283,7 +242,6 @@ def prepare_tiny_imagenet(
     with a table of classes: `meta/train.txt` and `meta/val.txt` give both
     the same labels, those of the sorted names in `wnids.txt`.
     """
-    root: Path = args.folder
     names = sorted(words[0] for words in read_lines(root / 'wnids.txt'))
     check_classes(root / 'wnids.txt', names, layout.num_classes)
     labels = {name: label for label, name in enumerate(names)}
@@ -311,14 +269,11 @@ def prepare_tiny_imagenet(
     )
 
 
-def prepare_imagenet(
-    args: argparse.Namespace, layout: ImageFolders = IMAGENET
-) -> str:
+def check_imagenet(root: Path, layout: ImageFolders = IMAGENET) -> str:
     """Check an unpacked ImageNet-1K, in either layout that mmpretrain knows.
 
     Images lie in folders by class, or all in one beside `meta/SPLIT.txt`.
     """
-    root: Path = args.folder
     for split in ('train', 'val'):
         folder = root / split
         images = list_images(folder)
@@ -337,97 +292,3 @@ def prepare_imagenet(
         f'checked: {layout.train} train, {layout.val} val images with '
         f'{layout.num_classes} classes in {root}'
     )
-
-
-# The command line
-
-
-def add_cifar(
-    subparsers: argparse._SubParsersAction,
-    *,
-    name: str,
-    layout: Cifar,
-    archives: str,
-) -> None:
-    """Declare `cifar10 ARCHIVE [--out FOLDER]`, or that of cifar100."""
-    train, test = (count * layout.num_classes for count in layout.counts)
-    parser = subparsers.add_parser(
-        name,
-        help=f'{train:,}/{test:,} images with {layout.num_classes} classes',
-    )
-    parser.add_argument('archive', type=Path, help=archives)
-    parser.add_argument(
-        '--out',
-        type=Path,
-        default=Path('data', name),
-        help=f'folder to fill (default: data/{name})',
-    )
-    parser.set_defaults(prepare=partial(prepare_cifar, layout))
-
-
-def add_tiny_imagenet(subparsers: argparse._SubParsersAction) -> None:
-    """Declare `tiny-imagenet FOLDER`."""
-    parser = subparsers.add_parser(
-        'tiny-imagenet', help='100,000/10,000 images with 200 classes'
-    )
-    parser.add_argument(
-        'folder',
-        type=Path,
-        help='the unpacked tiny-imagenet-200; configs look for it in '
-        'data/tiny-imagenet-200',
-    )
-    parser.set_defaults(prepare=prepare_tiny_imagenet)
-
-
-def add_imagenet(subparsers: argparse._SubParsersAction) -> None:
-    """Declare `imagenet FOLDER`."""
-    parser = subparsers.add_parser(
-        'imagenet', help='1,281,167/50,000 images with 1000 classes'
-    )
-    parser.add_argument(
-        'folder',
-        type=Path,
-        help='holds train and val; configs look for it in data/imagenet',
-    )
-    parser.set_defaults(prepare=prepare_imagenet)
-
-
-DATASETS = (
-    partial(
-        add_cifar,
-        name='cifar10',
-        layout=CIFAR10,
-        archives='cifar-10-python.tar.gz or a lossless .npz',
-    ),
-    partial(
-        add_cifar,
-        name='cifar100',
-        layout=CIFAR100,
-        archives='cifar-100-python.tar.gz',
-    ),
-    add_tiny_imagenet,
-    add_imagenet,
-)
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """Declare one subcommand for each data set."""
-    parser = argparse.ArgumentParser(description='Unpack and check data sets')
-    subparsers = parser.add_subparsers(required=True, metavar='DATASET')
-    for add in DATASETS:
-        add(subparsers)
-    return parser
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Prepare one data set; an error ends with one line, exit status 2."""
-    parser = build_parser()
-    args = parser.parse_args(argv)
-    try:
-        print(args.prepare(args))
-    except ValueError as error:
-        parser.error(str(error))
-
-
-if __name__ == '__main__':
-    main()

@@ -1,0 +1,331 @@
+"""Tables and pictures of the benchmark, from its cells."""
+
+import json
+import math
+import re
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from benchmark import ARMS, CELLS, CORE, ROOT, SUITES
+from benchmark_statistics import (
+    MARGIN,
+    paired,
+    power,
+    seeds_needed,
+    verdict,
+)
+from scipy import stats
+
+matplotlib.use('Agg')
+from matplotlib import pyplot as plt
+
+RESULTS = ROOT / 'benchmarks/RESULTS.md'
+PICTURES = ROOT / 'benchmarks/pictures'
+SWEEP = {0.1: 'infobatch-r0.1', 0.3: 'infobatch-r0.3', 0.5: 'infobatch'}
+SWEEP[0.7] = 'infobatch-r0.7'
+
+Cell = dict[str, Any]
+Cells = dict[str, dict[int, Cell]]  # by arm and seed
+
+
+def read_cells(suite: str) -> Cells:
+    """Read the finished cells of a suite, in the order of the arms."""
+    files = (CELLS / suite).glob('*.json')
+    cells: Cells = {arm: {} for arm in ARMS}
+    for cell in sorted(
+        (json.loads(file.read_text()) for file in files),
+        key=lambda cell: cell['seed'],
+    ):
+        cells[cell['arm']][cell['seed']] = cell
+    return {arm: found for arm, found in cells.items() if found}
+
+
+def differences(cells: Cells, arm: str, to: str, key: str) -> list[float]:
+    """Return one arm less another for each seed that both have."""
+    seeds = cells[arm].keys() & cells.get(to, {}).keys()
+    return [cells[arm][s][key] - cells[to][s][key] for s in sorted(seeds)]
+
+
+def ratio(cells: Cells, arm: str, key: str) -> float:
+    """Return the mean ratio of an arm's cost to full data's, by seed."""
+    seeds = cells[arm].keys() & cells.get('full', {}).keys()
+    if not seeds:
+        return math.nan
+    return statistics.mean(
+        cells[arm][s][key] / cells['full'][s][key] for s in seeds
+    )
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows, the first of which is the head, as a Markdown table."""
+    head, *body = (f'| {" | ".join(row)} |' for row in rows)
+    return '\n'.join([head, '|' + '---|' * len(rows[0]), *body])
+
+
+def spread(values: Iterable[float]) -> str:
+    """Return mean and standard deviation."""
+    values = list(values)
+    if len(values) < 2:
+        return f'{values[0]:.2f}'
+    return f'{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}'
+
+
+# Parts of a suite
+
+
+def arms_table(cells: Cells) -> str:
+    """Return accuracy, cost and verdict of each arm."""
+    head = (
+        'arm, seeds, metric, difference to `full`, samples, CPU time, verdict'
+    )
+    rows = [head.split(', ')]
+    for arm, found in cells.items():
+        values = [cell['value'] for cell in found.values()]
+        shares = [
+            cell['samples_seen'] / cell['samples_budget']
+            for cell in found.values()
+        ]
+        row = [f'`{arm}`' + ('' if arm in CORE else ' (exploratory)')]
+        row += [str(len(found)), spread(values)]
+        against = differences(cells, arm, 'full', 'value')
+        if arm == 'full' or not against:
+            row += ['', f'{statistics.mean(shares):.1%}', '', '']
+        else:
+            gap = paired(against)
+            row += [
+                interval(gap),
+                f'{statistics.mean(shares):.1%}',
+                f'{ratio(cells, arm, "cpu_seconds"):.1%}',
+                verdict(gap),
+            ]
+        rows.append(row)
+    return table(rows)
+
+
+def interval(gap: Any) -> str:
+    """Return a paired difference with its 90 % interval."""
+    if gap.count < 2:
+        return f'{gap.mean:+.2f}'
+    return f'{gap.mean:+.2f} [{gap.low:+.2f}, {gap.high:+.2f}]'
+
+
+def power_text(cells: Cells) -> str:
+    """Say how many seeds the spread asks for."""
+    gap = paired(differences(cells, 'infobatch', 'full', 'value'))
+    if gap.count < 2:
+        return 'One seed says nothing about accuracy.'
+    return (
+        f'The paired differences of `infobatch` to `full` have a standard '
+        f'deviation of {gap.deviation:.2f}: with {gap.count} seeds an arm '
+        f'that loses nothing is called lossless (margin {MARGIN}) with a '
+        f'power of {power(gap.deviation, gap.count):.0%}; 80 % would take '
+        f'{seeds_needed(gap.deviation)} seeds.'
+    )
+
+
+def controls_table(cells: Cells) -> str:
+    """Return InfoBatch against its controls, at equal cost."""
+    rows = [['`infobatch` against', 'seeds', 'difference']]
+    for control in ('random', 'short'):
+        against = differences(cells, 'infobatch', control, 'value')
+        if against:
+            gap = paired(against)
+            rows.append([f'`{control}`', str(gap.count), interval(gap)])
+    return table(rows)
+
+
+def efficiency_text(cells: Cells) -> str:
+    """Say which part of the samples saved is time saved."""
+    samples = 1 - ratio(cells, 'infobatch', 'samples_seen')
+    parts = []
+    for name, key in (('CPU', 'cpu_seconds'), ('wall-clock', 'train_seconds')):
+        saved = 1 - ratio(cells, 'infobatch', key)
+        parts.append(f'{saved / samples:.2f} in {name} time ({saved:.1%})')
+    return (
+        f'Efficiency of pruning, time saved over samples saved '
+        f'({samples:.1%}): {", ".join(parts)}.'
+    )
+
+
+def class_table(cells: Cells, arms: Sequence[str]) -> str:
+    """Return the mean difference of each class to full data."""
+    last = {
+        arm: {seed: cell['validations'][-1] for seed, cell in found.items()}
+        for arm, found in cells.items()
+    }
+    first = next(iter(last['full'].values()))
+    names = [key for key in first if key.startswith('IoU/')]
+    rows = [['class', '`full`', *(f'`{arm}`' for arm in arms)]]
+    for name in names:
+        row = [name.removeprefix('IoU/')]
+        row.append(spread(run[name] for run in last['full'].values()))
+        for arm in arms:
+            seeds = sorted(last[arm].keys() & last['full'].keys())
+            gap = [last[arm][s][name] - last['full'][s][name] for s in seeds]
+            row.append(interval(paired(gap)))
+        rows.append(row)
+    return table(rows)
+
+
+def sweep_text(cells: Cells) -> str:
+    """Test prune ratios in ascending order, to the first failure."""
+    largest = None
+    for prune_ratio, arm in SWEEP.items():
+        if arm not in cells:
+            return f'Prune ratio {prune_ratio}: not run.'
+        gap = paired(differences(cells, arm, 'full', 'value'))
+        if verdict(gap) != 'lossless':
+            break
+        largest = prune_ratio
+    else:
+        return f'Lossless at every prune ratio up to {largest}.'
+    tested = f'stopped at {prune_ratio} ({verdict(gap)}: {interval(gap)})'
+    if largest is None:
+        return f'No prune ratio was shown to be lossless: {tested}.'
+    return f'The largest lossless prune ratio is {largest}: {tested}.'
+
+
+# Pictures
+
+
+def draw(suite: str, cells: Cells) -> Path:
+    """Draw a suite: metric over samples and time, kept share by round."""
+    figure, axes = plt.subplots(1, 3, figsize=(13, 3.8))
+    for arm in [arm for arm in CORE if arm in cells]:
+        runs = list(cells[arm].values())
+        for axis, key in zip(
+            axes, ('samples_seen', 'cpu_seconds'), strict=False
+        ):
+            axis.plot(
+                mean_curve(runs, key),
+                mean_curve(runs, runs[0]['metric']),
+                marker='.',
+                label=f'{arm} ({len(runs)})',
+            )
+    axes[0].set(xlabel='samples seen', ylabel=runs[0]['metric'])
+    axes[1].set(xlabel='seconds of CPU in training')
+    axes[0].legend(title='arm (seeds)')
+    for arm in ('infobatch', 'random'):
+        if arm in cells:
+            rounds = next(iter(cells[arm].values()))['rounds']
+            kept = [100 * line['kept'] / line['total'] for line in rounds]
+            axes[2].plot(kept, drawstyle='steps-mid', label=arm)
+    axes[2].set(xlabel='round', ylabel='kept (%)', ylim=(0, 105))
+    axes[2].legend()
+    figure.suptitle(suite)
+    figure.tight_layout()
+    PICTURES.mkdir(exist_ok=True)
+    path = PICTURES / f'{suite}.png'
+    figure.savefig(path, dpi=80, metadata=dict(Software=None))
+    plt.close(figure)
+    return path
+
+
+def mean_curve(runs: Sequence[Cell], key: str) -> list[float]:
+    """Return the mean over runs of what stood at each validation."""
+    values = ([val[key] for val in run['validations']] for run in runs)
+    return [statistics.mean(at) for at in zip(*values, strict=True)]
+
+
+# Where pruning pays
+
+
+def map_table(cells_of: Mapping[str, Cells]) -> str:
+    """Return the gain at equal cost by redundancy and length."""
+    head = 'suite, seeds, `full`, saved, variance ratio, '
+    head += 'over `full`, over `random`, over `short`'
+    rows = [head.split(', ')]
+    for suite, cells in cells_of.items():
+        runs = list(cells['infobatch'].values())
+        row = [f'`{suite}`', str(len(runs))]
+        row.append(spread(c['value'] for c in cells['full'].values()))
+        saved = 1 - ratio(cells, 'infobatch', 'samples_seen')
+        row += [f'{saved:.1%}', f'{mean_variance_ratio(runs):.2f}']
+        row += [
+            interval(paired(differences(cells, 'infobatch', to, 'value')))
+            for to in ('full', 'random', 'short')
+        ]
+        rows.append(row)
+    return table(rows)
+
+
+def mean_variance_ratio(runs: Sequence[Cell]) -> float:
+    """Return the mean variance ratio of the rounds that were pruned."""
+    return statistics.mean(
+        line['variance_ratio']
+        for run in runs
+        for line in run['rounds']
+        if line['kept'] < line['total']
+    )
+
+
+def prediction_text(cells_of: Mapping[str, Cells]) -> str:
+    """Say whether the variance ratio predicts the gain over `short`."""
+    ratios, gains = [], []
+    for cells in cells_of.values():
+        runs = list(cells['infobatch'].values())
+        ratios.append(mean_variance_ratio(runs))
+        against = differences(cells, 'infobatch', 'short', 'value')
+        gains.append(statistics.mean(against))
+    if len(ratios) < 3:
+        return ''
+    rank = stats.spearmanr(ratios, gains)
+    return (
+        'Rank correlation of the variance ratio with the gain over `short`, '
+        f'over {len(ratios)} suites: {rank.statistic:+.2f} '
+        f'(p = {rank.pvalue:.2f}).'
+    )
+
+
+# The file
+
+
+def suite_text(suite: str, cells: Cells) -> str:
+    """Return all that is said of a suite."""
+    parts = [arms_table(cells)]
+    if {'full', 'infobatch'} <= cells.keys():
+        parts += [power_text(cells), efficiency_text(cells)]
+        parts += [controls_table(cells)]
+        if suite == 'digits':
+            parts.append(sweep_text(cells))
+        if SUITES[suite].metric == 'mIoU':
+            arms = [arm for arm in cells if arm in CORE and arm != 'full']
+            parts.append(class_table(cells, arms))
+        path = draw(suite, cells)
+        parts.append(f'![Curves of {suite}]({path.parent.name}/{path.name})')
+    return '\n\n'.join(parts)
+
+
+def replace_block(text: str, name: str, content: str) -> str:
+    """Put a generated block between its marks, or at the end."""
+    begin, end = f'<!-- begin {name} -->', f'<!-- end {name} -->'
+    block = f'{begin}\n{content}\n{end}'
+    pattern = re.compile(f'{re.escape(begin)}.*?{re.escape(end)}', re.DOTALL)
+    if pattern.search(text):
+        return pattern.sub(lambda _: block, text)
+    return f'{text.rstrip()}\n\n## {name}\n\n{block}\n'
+
+
+def main() -> None:
+    """Write the generated blocks of RESULTS.md."""
+    text = RESULTS.read_text()
+    cells_of = {suite: read_cells(suite) for suite in SUITES}
+    cells_of = {suite: cells for suite, cells in cells_of.items() if cells}
+    on_map = {}
+    for suite, cells in cells_of.items():
+        if suite.startswith('digits-near'):
+            if CORE.keys() <= cells.keys():
+                on_map[suite] = cells
+        else:
+            text = replace_block(text, suite, suite_text(suite, cells))
+    if on_map:
+        content = f'{map_table(on_map)}\n\n{prediction_text(on_map)}'
+        text = replace_block(text, 'map', content)
+    RESULTS.write_text(text)
+
+
+if __name__ == '__main__':
+    main()
