@@ -15,7 +15,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter, MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 
 Round = dict[str, Any]
 
@@ -195,7 +195,8 @@ def score_chart(rounds: Sequence[Round], edges: Sequence[float]) -> Picture:
         )
         axes.set_yscale('log')
         axes.yaxis.set_major_formatter('{x:g}')
-        axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
+        axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+        axes.yaxis.set_minor_formatter('{x:g}')
         _by_round(axes)
         figure.colorbar(mesh, label='samples')
         thresholds = [line['threshold'] or math.nan for line in rounds]
