@@ -240,10 +240,12 @@ def make_shallow(backbone: Any, kind: Any) -> None:
 
 
 def settings_of(kind: Any, arch: str) -> Any:
-    """Return the settings of an architecture, its name if they are no dict."""
+    """Return the settings of an architecture, its name if they do not do."""
     known = getattr(kind, 'arch_zoo', None) or kind.arch_settings
     settings = known.get(arch, known.get(arch.lower()))
-    return deepcopy(settings) if isinstance(settings, Mapping) else arch
+    if not isinstance(settings, Mapping) or settings.get('group_layer_map'):
+        return arch  # that map counts the layers
+    return deepcopy(settings)
 
 
 def cut_depths(settings: Any) -> None:

@@ -167,8 +167,6 @@ def probe(runner: Runner, stock: Any) -> dict[str, dict[str, Any]]:
     Raises:
         RuntimeError: If the state dict is not the stock model's.
     """
-    if getattr(runner.model.data_preprocessor, 'batch_augments', None):
-        runner.model.data_preprocessor.batch_augments = unmixed
     settle(runner.model, draw_batch(runner, SAMPLES))
     twin = MODELS.build(stock)
     twin.load_state_dict(runner.model.state_dict(), strict=True)
@@ -183,11 +181,6 @@ def probe(runner: Runner, stock: Any) -> dict[str, dict[str, Any]]:
         again = measure(runner, twin.double())
         found |= {name: again[name] for name in rounded}
     return dict(probes=found, rounded=rounded)
-
-
-def unmixed(inputs: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Stand in for the mixing of images, which a batch of one cannot have."""
-    return inputs, scores.float()
 
 
 def is_fault(name: str, error: float | str) -> bool:
@@ -227,7 +220,10 @@ def settle(model: nn.Module, batch: dict[str, Any]) -> None:
 
 
 def draw_batch(runner: Runner, size: int) -> dict[str, Any]:
-    """Return a training batch as it enters the model."""
+    """Return a training batch as it enters the model.
+
+    Where images are mixed they are so already, and image_of() gives one.
+    """
     dataset = runner.train_dataloader.dataset
     samples = [dataset[index % SAMPLES] for index in range(size)]
     batch = runner.train_dataloader.collate_fn(samples)
