@@ -177,11 +177,11 @@ FAMILIES = dict(
 def test_an_environment_of_the_other_family_is_refused(monkeypatch, installed):
     package, other = FAMILIES[installed]
     monkeypatch.setattr(check_zoo, 'versions', lambda: {package: '1'})
-    check_zoo.check_family(None)
-    check_zoo.check_family(installed)
+    check_zoo.check_family(None, 'mmseg')
+    check_zoo.check_family(installed, 'mmseg')
     message = rf'--family {other} was .* family {installed}\. .*mm\[{other}\]'
     with pytest.raises(ValueError, match=message):
-        check_zoo.check_family(other)
+        check_zoo.check_family(other, 'mmseg')
 
 
 def test_the_family_is_asked_for_on_the_command_line(zoo):
@@ -190,6 +190,14 @@ def test_the_family_is_asked_for_on_the_command_line(zoo):
     assert check_zoo.main(['--family', installed]) == 0
     with pytest.raises(ValueError, match=f'--family {other}'):
         check_zoo.main(['--family', other])
+
+
+def test_a_package_that_is_not_installed_is_an_error(monkeypatch):
+    zoo_package = sys.modules['zoo_package']
+    monkeypatch.setattr(zoo_package, 'is_importable', lambda name: False)
+    message = r'mmpretrain was .* install "infobatch_mm\[cls\]" or '
+    with pytest.raises(ValueError, match=message):
+        check_zoo.load_package('mmpretrain')
 
 
 # What passes and what fails

@@ -188,7 +188,8 @@ def test_of_each_config_is_said_why_it_did_not_pass(zoo):
         dataset=dict(type='ImageNet', pipeline=PIPELINE),
     )
     write_config(zoo, 'repeating', train_dataloader=loader)
-    write_config(zoo, 'blip_caption')
+    write_config(zoo, 'blip_caption', model=dict(type='BlipCaption'))
+    write_config(zoo, 'caption')
     write_config(zoo, 'headless', train_dataloader=None)
     (zoo / 'broken.py').write_text("_base_ = 'nothing.py'")
     report = zoo / 'report.md'
@@ -199,12 +200,13 @@ def test_of_each_config_is_said_why_it_did_not_pass(zoo):
         'leaky.py': 'FAILED',
         'repeating.py': 'refused',
         'blip_caption.py': 'not classification',
+        'caption.py': 'passed',
         'headless.py': 'does not train',
         'broken.py': 'upstream',
     }
     assert 'linear: ' in records['leaky.py']['reason']
     text = report.read_text()
-    assert '| all | 5 | 0 | 0 | 0 | 1 | 1 | 1 | 1 | 1 |' in text
+    assert '| all | 6 | 1 | 1 | 0 | 1 | 1 | 1 | 1 | 1 |' in text
     assert '| not classification | captioning | 1 |' in text
     assert 'ADE20K' not in text and 'ignored' not in text
 

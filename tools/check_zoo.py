@@ -37,7 +37,7 @@ from yapf.yapflib import yapf_api
 
 sys.path.insert(0, str(Path(__file__).parent))
 from zoo_judge import FORK, attempt, check, status_of
-from zoo_package import PACKAGES, Package, load_package
+from zoo_package import EXTRAS, FAMILIES, Package, load_package
 from zoo_report import (
     Record,
     markdown,
@@ -45,8 +45,6 @@ from zoo_report import (
     print_report,
     read_records,
 )
-
-FAMILIES = ('onedl', 'openmmlab')
 
 # The configs
 
@@ -202,14 +200,15 @@ def installed_family() -> str:
     return 'onedl' if 'onedl-mmengine' in versions() else 'openmmlab'
 
 
-def check_family(wanted: str | None) -> None:
+def check_family(wanted: str | None, package: str) -> None:
     """Raise a ValueError if the packages are not of the family asked for."""
     installed = installed_family()
     if wanted not in (None, installed):
         raise ValueError(
             f'--family {wanted} was asked for, but the packages of this '
             f'environment are of the family {installed}. Run the tool in an '
-            f'environment made with: pip install "infobatch_mm[{wanted}]"'
+            'environment made with: pip install '
+            f'"infobatch_mm[{EXTRAS[package][wanted]}]"'
         )
 
 
@@ -315,8 +314,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         '--package',
-        choices=PACKAGES,
-        default=PACKAGES[0],
+        choices=list(EXTRAS),
+        default='mmseg',
         help='whose configs are checked (default: %(default)s)',
     )
     parser.add_argument(
@@ -369,7 +368,7 @@ def skip_layout() -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Check, write and print; return 1 if a config failed."""
     args = parse_args(argv)
-    check_family(args.family)
+    check_family(args.family, args.package)
     skip_layout()
     package = load_package(args.package)
     warm_up(package)

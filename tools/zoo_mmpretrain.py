@@ -13,7 +13,11 @@ from typing import Any
 
 import numpy as np
 from mmengine.config import Config
-from mmpretrain.models import BaseSelfSupervisor
+from mmpretrain.models import (
+    BaseClassifier,
+    BaseRetriever,
+    BaseSelfSupervisor,
+)
 from mmpretrain.registry import MODELS
 from mmpretrain.utils import register_all_modules
 from PIL import Image
@@ -68,6 +72,7 @@ def describe(model: Any) -> str:
     return f'{kind}{head["type"]}{settings}{"".join(mixing)}'
 
 
+# What the models of several modalities do, by what is in a config's name.
 TASKS = {
     'caption': 'captioning',
     'nocaps': 'captioning',
@@ -77,6 +82,7 @@ TASKS = {
     'refcoco': 'visual grounding',
     'retrieval': 'retrieval',
     'zeroshot-cls': 'zero-shot classification',
+    'mask-rcnn': 'detection',
 }
 
 
@@ -85,10 +91,12 @@ def out_of_scope(name: str, cfg: Config) -> tuple[str, str] | None:
     if not cfg.get('model'):
         return 'not classification', 'no model: a part of other configs'
     kind = MODELS.get(cfg.model.type)
-    task = next((TASKS[word] for word in TASKS if word in name), '')
-    if inspect.isclass(kind) and issubclass(kind, BaseSelfSupervisor):
+    if not inspect.isclass(kind):  # what it needs is not installed
+        kind = object
+    if issubclass(kind, BaseSelfSupervisor):
         return 'not classification', 'self-supervised pretraining'
-    if task:
+    task = next((TASKS[word] for word in TASKS if word in name), '')
+    if task and not issubclass(kind, (BaseClassifier, BaseRetriever)):
         return 'not classification', task
     missing = [
         part for part in ('train_dataloader', 'train_cfg') if not cfg.get(part)
@@ -141,7 +149,10 @@ def shrink(cfg: Config) -> Small:
         randomness=dict(seed=0),
         work_dir='run',
     )
-    return Config(small), notes + precision
+    notes += precision
+    if cfg.get('strategy'):
+        notes.append(f'one process instead of {cfg.strategy.type}')
+    return Config(small), notes
 
 
 def small_loop(train_cfg: Any) -> dict[str, Any]:

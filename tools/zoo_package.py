@@ -11,7 +11,14 @@ from typing import Any
 
 from mmengine.config import Config
 
-PACKAGES = ('mmseg', 'mmpretrain')
+from infobatch_mm.compat import is_importable
+
+# What to install a package with, by family.
+EXTRAS = dict(
+    mmseg=dict(onedl='onedl', openmmlab='openmmlab'),
+    mmpretrain=dict(onedl='cls', openmmlab='cls-openmmlab'),
+)
+FAMILIES = ('onedl', 'openmmlab')
 # A small config, and notes on what was changed beyond sizes and weights.
 Small = tuple[Config, list[str]]
 
@@ -56,5 +63,16 @@ class Package:
 
 
 def load_package(name: str) -> Package:
-    """Return what is known of a package, which must be installed."""
+    """Return what is known of a package.
+
+    Raises:
+        ValueError: If it is not installed.
+    """
+    if not is_importable(name):
+        names = (f'"infobatch_mm[{e}]"' for e in EXTRAS[name].values())
+        raise ValueError(
+            f'--package {name} was asked for, but {name} is not installed. '
+            f'Run the tool in an environment made with: pip install '
+            f'{" or ".join(names)}'
+        )
     return importlib.import_module(f'zoo_{name}').PACKAGE

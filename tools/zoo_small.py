@@ -9,6 +9,10 @@ BATCH = 2
 ROUNDS = 3
 BUDGET = ROUNDS * SAMPLES // BATCH  # three full passes, in iterations
 
+MIXED_PRECISION = dict(
+    AmpOptimWrapper='AMP', DeepSpeedOptimWrapper='DeepSpeed'
+)
+
 
 def as_list(value: Any) -> list:
     """Return what may be None, one item or several, as a list."""
@@ -47,11 +51,12 @@ def unsync_norm(part: Any) -> None:
 
 
 def full_precision(optim_wrapper: Any) -> tuple[Any, list[str]]:
-    """Return an optimizer wrapper without AMP, and notes on the change."""
+    """Return an optimizer wrapper of full precision, and notes on it."""
     optim_wrapper = deepcopy(optim_wrapper)
-    if optim_wrapper.get('type') != 'AmpOptimWrapper':
+    mixed = MIXED_PRECISION.get(optim_wrapper.get('type'))
+    if not mixed:
         return optim_wrapper, []
     optim_wrapper.type = 'OptimWrapper'
     for name in ('loss_scale', 'dtype'):
         optim_wrapper.pop(name, None)
-    return optim_wrapper, ['full precision instead of AMP']
+    return optim_wrapper, [f'full precision instead of {mixed}']
