@@ -16,7 +16,8 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 from mmseg.utils import register_all_modules
 from PIL import Image
-from zoo_package import Package
+from zoo_package import Package, Small
+from zoo_report import ADE20K
 from zoo_small import (
     BATCH,
     BUDGET,
@@ -80,7 +81,7 @@ def describe_head(head: Any) -> str:
 # The small config
 
 
-def shrink(cfg: Config, *, ignored: bool = True) -> tuple[Config, list[str]]:
+def shrink(cfg: Config, *, ignored: bool = True) -> Small:
     """Return the training part of a stock config, so small that it is quick.
 
     The heads and their losses, the neck, and the transforms of the data stay
@@ -269,6 +270,6 @@ PACKAGE = Package(
     describe=describe,
     shrink=shrink,
     write_images=write_images,
-    first='ade20k',
+    first=ADE20K,
     retries=dict(no_ignored_pixels=partial(shrink, ignored=False)),
 )
