@@ -46,6 +46,7 @@ CROPS = dict(
     Vig=224,
     InceptionV3=96,  # the smallest that is left anything of at the end
     LeNet5=32,
+    ResNet_CIFAR=32,  # its images have 32
 )
 SIZED = ('scale', 'crop_size', 'size')
 # Data sets of which an image has several labels.
