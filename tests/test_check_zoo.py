@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+import sysconfig
 
 import pytest
 import toys
@@ -201,6 +202,14 @@ def test_a_package_that_is_not_installed_is_an_error(monkeypatch):
 
 
 # What passes and what fails
+
+
+def test_a_reason_names_no_folder_of_the_machine():
+    def fail():
+        raise LookupError(f'in {sysconfig.get_path("purelib")}/mmseg/a.py')
+
+    found = check_zoo.attempt(fail)
+    assert found['reason'] == 'in mmseg/a.py'
 
 
 def test_a_sound_head_passes_and_configs_that_are_the_same_run_once(zoo):

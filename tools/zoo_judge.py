@@ -8,6 +8,7 @@ import gc
 import multiprocessing
 import os
 import re
+import sysconfig
 import tempfile
 import time
 import traceback
@@ -34,7 +35,9 @@ def attempt(function: Callable[[], Record]) -> Record:
     except Exception as error:
         text = traceback.format_exc()
         missing = MISSING.findall(text)
-        reason = ' '.join(str(error).split())[:300]
+        # Records go from machine to machine, so they name no folder of one.
+        reason = str(error).replace(f'{sysconfig.get_path("purelib")}/', '')
+        reason = ' '.join(reason.split())[:300]
         if missing:
             reason = f'{missing[0]} is not installed'
         kind = type(error).__name__
