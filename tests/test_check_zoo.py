@@ -4,18 +4,18 @@ import json
 import os
 import signal
 import sys
+import sysconfig
 
-import mmengine.config.config
 import pytest
 import toys
+import zoos
 from mmengine.config import Config
 from mmseg.models.decode_heads import FCNHead
 from mmseg.registry import MODELS
-from test_tools import load_tool
-from yapf.yapflib import yapf_api
+from zoos import check, check_zoo
 
-check_zoo = load_tool('check_zoo')
 TOLERANCES = sys.modules['zoo_probes'].TOLERANCES
+MMSEG = check_zoo.load_package('mmseg')
 
 PIPELINE = [
     dict(type='LoadImageFromFile'),
@@ -80,36 +80,21 @@ def write_config(root, name, head='FCNHead', **settings):
         ),
         param_scheduler=[dict(type='PolyLR', end=80000, by_epoch=False)],
     )
-    lines = [f'{k} = {v!r}\n' for k, v in (config | settings).items()]
-    path = root / f'{name}.py'
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(''.join(lines))
+    zoos.write_config(root, name, **config | settings)
 
 
 @pytest.fixture
 def zoo(tmp_path, monkeypatch):
     """A folder of configs in place of mmseg's."""
-    monkeypatch.undo()  # conftest's text of a config cannot be read back
-    for module in (yapf_api, mmengine.config.config):
-        monkeypatch.setattr(module, 'FormatCode', None, raising=False)
-    check_zoo.skip_layout()
-    monkeypatch.setattr(check_zoo, 'config_root', lambda: tmp_path)
+    zoos.use_folder(tmp_path, monkeypatch)
     return tmp_path
-
-
-def check(zoo, *args):
-    """Run the tool; return its exit status and the records by config."""
-    out = zoo / 'out.jsonl'
-    status = check_zoo.main([*args, '--all', '--json', str(out)])
-    records = [json.loads(line) for line in out.read_text().splitlines()]
-    return status, {record['config']: record for record in records}
 
 
 # What is selected, and made small
 
 
 def test_all_configs_of_mmseg_are_listed_those_of_ade20k_first():
-    names = check_zoo.list_configs(check_zoo.config_root())
+    names = check_zoo.list_configs(check_zoo.config_root('mmseg'), MMSEG.first)
     ade20k = ['ade20k' in name for name in names]
     assert ade20k == sorted(ade20k, reverse=True)
     assert sum(ade20k) > 150 and len(names) > 600
@@ -130,8 +115,8 @@ def test_a_pattern_is_a_part_or_a_glob(pattern):
 def test_one_config_is_chosen_for_each_combination_of_heads(zoo):
     for name in ('b', 'a', 'c'):
         write_config(zoo, name, head='LeakyHead' if name == 'c' else 'FCNHead')
-    names = check_zoo.list_configs(zoo)
-    heads = {name: check_zoo.describe_heads(zoo / name) for name in names}
+    names = check_zoo.list_configs(zoo, MMSEG.first)
+    heads = {n: check_zoo.describe_heads(zoo / n, MMSEG) for n in names}
     assert heads['a.py'] == '2 x FCNHead'
     assert heads['c.py'] == 'LeakyHead + FCNHead'
     assert check_zoo.one_a_head(names, heads) == ['a.py', 'c.py']
@@ -147,9 +132,9 @@ def test_one_config_is_chosen_for_each_combination_of_heads(zoo):
     ],
 )
 def test_a_small_config_has_the_heads_of_the_stock_one(name):
-    stock = Config.fromfile(check_zoo.config_root() / name)
+    stock = Config.fromfile(check_zoo.config_root('mmseg') / name)
     before = stock.to_dict()
-    small, notes = check_zoo.shrink(stock)
+    small, notes = MMSEG.shrink(stock)
     assert stock.to_dict() == before
     assert notes and all('of less depth' in note for note in notes)
     for head in ('decode_head', 'auxiliary_head'):
@@ -168,7 +153,7 @@ def test_a_small_config_has_the_heads_of_the_stock_one(name):
 def test_enabling_too_much_is_noticed(zoo, monkeypatch):
     write_config(zoo, 'a')
     stock = Config.fromfile(zoo / 'a.py')
-    check_zoo.check_enabled(stock)
+    check_zoo.check_enabled(stock, MMSEG.weighted)
     enable = check_zoo.infobatch_mm.enable
 
     def enable_more(cfg):
@@ -178,10 +163,53 @@ def test_enabling_too_much_is_noticed(zoo, monkeypatch):
 
     monkeypatch.setattr(check_zoo.infobatch_mm, 'enable', enable_more)
     with pytest.raises(AssertionError, match='more than it should'):
-        check_zoo.check_enabled(stock)
+        check_zoo.check_enabled(stock, MMSEG.weighted)
+
+
+# The family
+
+
+FAMILIES = dict(
+    onedl=('onedl-mmengine', 'openmmlab'), openmmlab=('mmengine', 'onedl')
+)
+
+
+@pytest.mark.parametrize('installed', FAMILIES)
+def test_an_environment_of_the_other_family_is_refused(monkeypatch, installed):
+    package, other = FAMILIES[installed]
+    monkeypatch.setattr(check_zoo, 'versions', lambda: {package: '1'})
+    check_zoo.check_family(None, 'mmseg')
+    check_zoo.check_family(installed, 'mmseg')
+    message = rf'--family {other} was .* family {installed}\. .*mm\[{other}\]'
+    with pytest.raises(ValueError, match=message):
+        check_zoo.check_family(other, 'mmseg')
+
+
+def test_the_family_is_asked_for_on_the_command_line(zoo):
+    installed = check_zoo.installed_family()
+    (other,) = set(check_zoo.FAMILIES) - {installed}
+    assert check_zoo.main(['--family', installed]) == 0
+    with pytest.raises(ValueError, match=f'--family {other}'):
+        check_zoo.main(['--family', other])
+
+
+def test_a_package_that_is_not_installed_is_an_error(monkeypatch):
+    zoo_package = sys.modules['zoo_package']
+    monkeypatch.setattr(zoo_package, 'is_importable', lambda name: False)
+    message = r'mmpretrain was .* install "infobatch_mm\[cls\]" or '
+    with pytest.raises(ValueError, match=message):
+        check_zoo.load_package('mmpretrain')
 
 
 # What passes and what fails
+
+
+def test_a_reason_names_no_folder_of_the_machine():
+    def fail():
+        raise LookupError(f'in {sysconfig.get_path("purelib")}/mmseg/a.py')
+
+    found = check_zoo.attempt(fail)
+    assert found['reason'] == 'in mmseg/a.py'
 
 
 def test_a_sound_head_passes_and_configs_that_are_the_same_run_once(zoo):

@@ -1,6 +1,6 @@
-"""Prove that every stock config of the installed mmseg prunes.
+"""Prove that every stock config of the installed mmseg or mmpretrain prunes.
 
-tools/check_zoo.py [PATTERN ...] [--all] [--json OUT] [--markdown OUT]
+tools/check_zoo.py [PATTERN ...] [--package mmpretrain] [--all] [--json OUT]
 
 Each config is given to infobatch_mm.enable, which must change what it should
 and nothing else. It is then made small (random weights, tiny images, all its
@@ -23,8 +23,7 @@ import json
 import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatch
 from importlib import metadata
 from importlib.util import find_spec
@@ -34,41 +33,37 @@ from typing import Any, NamedTuple
 
 import mmengine.config.config
 from mmengine.config import Config
-from mmseg.utils import register_all_modules
 from yapf.yapflib import yapf_api
 
 sys.path.insert(0, str(Path(__file__).parent))
 from zoo_judge import FORK, attempt, check, status_of
+from zoo_package import EXTRAS, FAMILIES, Package, load_package
 from zoo_report import (
-    ADE20K,
     Record,
     markdown,
     natural,
     print_report,
     read_records,
 )
-from zoo_small import as_list, shrink
-
-PACKAGE = 'mmseg'
 
 # The configs
 
 
-def config_root() -> Path:
-    """Return the folder of the installed package's configs."""
-    spec = find_spec(PACKAGE)
+def config_root(package: str) -> Path:
+    """Return the folder of the configs of an installed package."""
+    spec = find_spec(package)
     assert spec is not None and spec.origin is not None
     return Path(spec.origin).parent / '.mim' / 'configs'
 
 
-def list_configs(root: Path) -> list[str]:
-    """Return the configs below a folder, those of ADE20K first."""
+def list_configs(root: Path, first: str) -> list[str]:
+    """Return the configs below a folder, those named with `first` first."""
     names = [
         str(path.relative_to(root))
         for path in root.rglob('*.py')
         if '_base_' not in path.parts
     ]
-    return sorted(names, key=lambda name: (ADE20K not in name, natural(name)))
+    return sorted(names, key=lambda name: (first not in name, natural(name)))
 
 
 def matches(name: str, patterns: Sequence[str]) -> bool:
@@ -76,34 +71,16 @@ def matches(name: str, patterns: Sequence[str]) -> bool:
     return not patterns or any(p in name or fnmatch(name, p) for p in patterns)
 
 
-def describe_heads(path: Path) -> str:
+def describe_heads(path: Path, package: Package) -> str:
     """Return the types of a config's model, its heads and their losses."""
-    # Without the imports, so that a package that is missing does not matter.
-    model = Config.fromfile(path, import_custom_modules=False).model
-    heads = [
-        head
-        for name in ('decode_head', 'auxiliary_head')
-        for head in as_list(model.get(name))
-    ]
-    names = [describe_head(head) for head in heads]
-    counts = Counter(names)
-    parts = [f'{n} x {name}' if n > 1 else name for name, n in counts.items()]
-    kind = '' if model.type == 'EncoderDecoder' else f'{model.type}: '
-    return kind + ' + '.join(parts)
 
+    def describe() -> Record:
+        # Without the imports: a package that is missing does not matter.
+        cfg = Config.fromfile(path, import_custom_modules=False)
+        return dict(heads=package.describe(cfg.get('model')))
 
-def describe_head(head: Any) -> str:
-    """Return a head's type, with its losses and pixel sampler in brackets."""
-    losses = [
-        part['type']
-        for name, value in head.items()
-        if name.startswith('loss') or name == 'sampler'
-        for part in as_list(value)
-    ]
-    names = [name.removesuffix('Loss') for name in losses]
-    if not names or names == ['CrossEntropy']:
-        return head['type']
-    return f'{head["type"]}({", ".join(dict.fromkeys(names))})'
+    described = attempt(describe)
+    return described.get('heads') or f'not loaded: {described["error"]}'
 
 
 def one_a_head(names: Iterable[str], heads: dict[str, str]) -> list[str]:
@@ -117,28 +94,32 @@ def one_a_head(names: Iterable[str], heads: dict[str, str]) -> list[str]:
 # What enable() changes
 
 
-def check_enabled(stock: Config) -> None:
-    """Raise an AssertionError unless enabling changes what it should alone."""
+def check_enabled(stock: Config, weighted: Mapping[str, str]) -> None:
+    """Raise an AssertionError unless enabling changes what it should alone.
+
+    Args:
+        stock (Config): A stock config.
+        weighted (dict): See :class:`Package`.
+    """
     enabled = infobatch_mm.enable(stock)
-    loader, loop = enabled.train_dataloader, enabled.train_cfg
+    loader = enabled.train_dataloader
     assert loader.sampler.type == 'InfoBatchSampler'
     assert loader.dataset.type == 'IndexedDataset'
-    assert loop.type == f'InfoBatch{stock.train_cfg.type}'
+    assert enabled.train_cfg == pruned_loop(stock.train_cfg)
     assert enabled.custom_hooks[-1]['type'] == 'InfoBatchHook'
     assert enabled.custom_imports['imports'][-1] == 'infobatch_mm'
 
-    undone = enabled.to_dict()
+    undone, expected = enabled.to_dict(), stock.to_dict()
     loader = undone['train_dataloader']
     loader['dataset'] = loader['dataset']['dataset']
     loader['sampler']['type'] = stock.train_dataloader.sampler.type
-    undone['train_cfg']['type'] = stock.train_cfg.type
-    for name in ('decode_head', 'auxiliary_head'):
+    undone['train_cfg'] = expected['train_cfg']
+    for name, kind in weighted.items():
         heads = undone['model'].get(name)
         if isinstance(heads, list):
-            undone['model'][name] = [unwrapped(head) for head in heads]
+            undone['model'][name] = [unwrapped(head, kind) for head in heads]
         elif heads:
-            undone['model'][name] = unwrapped(heads)
-    expected = stock.to_dict()
+            undone['model'][name] = unwrapped(heads, kind)
     for name in ('custom_hooks', 'custom_imports'):
         undone.pop(name), expected.pop(name, None)
     assert undone == expected, 'enable() changed more than it should'
@@ -149,16 +130,26 @@ def check_enabled(stock: Config) -> None:
     assert again.to_dict() == enabled.to_dict(), 'not the same when reloaded'
 
 
-def unwrapped(head: Any) -> Any:
+def pruned_loop(train_cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a stock loop's config must become."""
+    settings = dict(train_cfg)
+    by_epoch = settings.pop('by_epoch', True)
+    kind = 'EpochBasedTrainLoop' if by_epoch else 'IterBasedTrainLoop'
+    return dict(settings, type=f'InfoBatch{settings.get("type", kind)}')
+
+
+def unwrapped(head: Any, kind: str) -> Any:
     """Return the stock head's config within that of a weighted head."""
-    assert head['type'] == 'WeightedDecodeHead', f'{head["type"]} is stock'
+    assert head['type'] == kind, f'{head["type"]} is stock'
     return head['head']
 
 
 # All configs
 
 
-def prepare(name: str, heads: str) -> tuple[Record, Config | None]:
+def prepare(
+    name: str, heads: str, package: Package
+) -> tuple[Record, Config | None]:
     """Do for a config what needs no process of its own.
 
     Returns:
@@ -168,11 +159,11 @@ def prepare(name: str, heads: str) -> tuple[Record, Config | None]:
     record: Record = dict(config=name, heads=heads, versions=versions())
 
     def load() -> Record:
-        return dict(cfg=Config.fromfile(config_root() / name))
+        return dict(cfg=Config.fromfile(config_root(package.name) / name))
 
     def enable() -> Record:
-        check_enabled(loaded['cfg'])
-        small, notes = shrink(loaded['cfg'])
+        check_enabled(loaded['cfg'], package.weighted)
+        small, notes = package.shrink(loaded['cfg'])
         text = json.dumps(small.to_dict(), sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:16]
         return dict(digest=digest, notes=notes)
@@ -182,9 +173,15 @@ def prepare(name: str, heads: str) -> tuple[Record, Config | None]:
         reason = f'{loaded["error"]}: {loaded["reason"]}'
         status = status_of(reason)  # pruning had no part in it yet
         return dict(record, status=status, reason=reason), None
+    outside = package.out_of_scope(name, loaded['cfg'])
+    if outside:
+        status, reason = outside
+        return dict(record, status=status, reason=reason), None
     enabled = attempt(enable)
     if 'error' in enabled:
         reason = f'{enabled["error"]}: {enabled["reason"]}'
+        if any(text in reason for text in package.refusals):
+            return dict(record, status='refused', reason=reason), None
         return dict(record, enabled, status='FAILED', reason=reason), None
     return record | enabled, loaded['cfg']
 
@@ -196,6 +193,23 @@ def versions() -> dict[str, str]:
     known = {d.name: d.version for d in metadata.distributions()}
     wanted = [*names, *(f'onedl-{name}' for name in names), 'torch']
     return {name: known[name] for name in wanted if name in known}
+
+
+def installed_family() -> str:
+    """Return the family of the packages of this environment."""
+    return 'onedl' if 'onedl-mmengine' in versions() else 'openmmlab'
+
+
+def check_family(wanted: str | None, package: str) -> None:
+    """Raise a ValueError if the packages are not of the family asked for."""
+    installed = installed_family()
+    if wanted not in (None, installed):
+        raise ValueError(
+            f'--family {wanted} was asked for, but the packages of this '
+            f'environment are of the family {installed}. Run the tool in an '
+            'environment made with: pip install '
+            f'"infobatch_mm[{EXTRAS[package][wanted]}]"'
+        )
 
 
 class Running(NamedTuple):
@@ -210,6 +224,7 @@ def check_all(
     names: Sequence[str],
     heads: dict[str, str],
     known: dict[str, Record],
+    package: Package,
     *,
     jobs: int,
     timeout: float,
@@ -219,13 +234,14 @@ def check_all(
     Args:
         names (Sequence[str]): The configs.
         heads (dict): Their heads, see :func:`describe_heads`.
+        package (Package): The package that they are of.
         known (dict): Records by digest; those that come are added.
         jobs (int): How many are run at a time.
         timeout (float): Seconds that a run may take.
     """
     running: dict[Any, Running] = {}
     for name in names:
-        record, cfg = prepare(name, heads[name])
+        record, cfg = prepare(name, heads[name], package)
         digest = record.get('digest')
         twins = [r.records for r in running.values()]
         twins = [t for t in twins if t[0]['digest'] == digest]
@@ -238,21 +254,18 @@ def check_all(
         else:
             while len(running) >= jobs:
                 yield from collect(running, known)
-            start(cfg, timeout, record, running)
+            work = functools.partial(check, cfg, package, timeout)
+            start(work, record, running)
     while running:
         yield from collect(running, known)
 
 
 def start(
-    cfg: Config, timeout: float, record: Record, running: dict[Any, Running]
+    work: Callable[[], Record], record: Record, running: dict[Any, Running]
 ) -> None:
     """Begin to check a config."""
     receiver, sender = FORK.Pipe(duplex=False)
-
-    def work() -> None:
-        sender.send(attempt(check, cfg, timeout))
-
-    process = FORK.Process(target=work)
+    process = FORK.Process(target=lambda: sender.send(attempt(work)))
     process.start()
     sender.close()
     running[receiver] = Running(process, time.monotonic(), [record])
@@ -300,6 +313,18 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help='part of the path of a config, or a glob (default: all configs)',
     )
     parser.add_argument(
+        '--package',
+        choices=list(EXTRAS),
+        default='mmseg',
+        help='whose configs are checked (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--family',
+        choices=FAMILIES,
+        help='refuse an environment of the other family (default: take '
+        'whichever is installed)',
+    )
+    parser.add_argument(
         '--all',
         action='store_true',
         help='not only one config for each combination of heads and losses',
@@ -322,9 +347,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def warm_up() -> None:
+def warm_up(package: Package) -> None:
     """Import what the runs need, once for all; nothing is computed."""
-    register_all_modules(init_default_scope=False)
+    package.register(init_default_scope=False)
     # What optimizers and visualizers import when they are first used.
     for name in ('torch._dynamo', 'matplotlib.pyplot'):
         importlib.import_module(name)
@@ -343,11 +368,13 @@ def skip_layout() -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Check, write and print; return 1 if a config failed."""
     args = parse_args(argv)
+    check_family(args.family, args.package)
     skip_layout()
-    warm_up()
+    package = load_package(args.package)
+    warm_up(package)
     records = read_records(args.json) if args.json else []
     if not args.report_only:
-        records += check_selected(args, records)
+        records += check_selected(args, package, records)
     if args.markdown:
         args.markdown.write_text(markdown(records))
     print_report(records)
@@ -355,12 +382,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def check_selected(
-    args: argparse.Namespace, records: list[Record]
+    args: argparse.Namespace, package: Package, records: list[Record]
 ) -> list[Record]:
     """Check what the command line names and the records lack."""
-    root = config_root()
-    names = [n for n in list_configs(root) if matches(n, args.patterns)]
-    heads = {name: describe_heads(root / name) for name in names}
+    root = config_root(package.name)
+    names = list_configs(root, package.first)
+    names = [name for name in names if matches(name, args.patterns)]
+    heads = {name: describe_heads(root / name, package) for name in names}
     if not args.all:
         names = one_a_head(names, heads)
     done = {record['config'] for record in records}
@@ -370,7 +398,7 @@ def check_selected(
     }
     found = []
     for record in check_all(
-        names, heads, known, jobs=args.jobs, timeout=args.timeout
+        names, heads, known, package, jobs=args.jobs, timeout=args.timeout
     ):
         found.append(record)
         print(

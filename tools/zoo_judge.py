@@ -8,41 +8,45 @@ import gc
 import multiprocessing
 import os
 import re
+import sysconfig
 import tempfile
 import time
 import traceback
 import warnings
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.connection import Connection
-from typing import Any
 
 import torch
 from mmengine.config import Config
+from zoo_package import Package
 from zoo_probes import is_fault, probe, prune, rounds_of, train
 from zoo_report import Record
-from zoo_small import SAMPLES, shrink
+from zoo_small import SAMPLES
 
 FORK = multiprocessing.get_context('fork')
 MISSING = re.compile(r"No module named '?([\w.]+)")
 
 
-def attempt(function: Callable[..., Record], *args: Any) -> Record:
+def attempt(function: Callable[[], Record]) -> Record:
     """Return a function's result, or the exception that it ended with."""
     try:
-        return function(*args)
+        return function()
     except Exception as error:
         text = traceback.format_exc()
         missing = MISSING.findall(text)
-        reason = ' '.join(str(error).split())[:300]
+        # Records go from machine to machine, so they name no folder of one.
+        reason = str(error).replace(f'{sysconfig.get_path("purelib")}/', '')
+        reason = ' '.join(reason.split())[:300]
         if missing:
             reason = f'{missing[0]} is not installed'
         kind = type(error).__name__
         return dict(error=kind, reason=reason, traceback=text)
 
 
-def run_pruned(small: Config) -> Record:
+def run_pruned(small: Config, package: Package) -> Record:
     """Train a small config with pruning and probe its model."""
-    runner = train(prune(small))
+    runner = train(prune(small), package)
     trained = time.process_time()
     found = probe(runner, small.model)
     seconds = round(time.process_time() - trained, 1)
@@ -50,21 +54,17 @@ def run_pruned(small: Config) -> Record:
     return dict(found, rounds=rounds, probe_seconds=seconds)
 
 
-def run_stock(small: Config) -> Record:
+def run_stock(small: Config, package: Package) -> Record:
     """Train a small config as it is."""
-    train(small)
+    train(small, package)
     return {}
 
 
-def in_process(
-    function: Callable[[Config], Record], small: Config, timeout: float
-) -> Record:
-    """Run a function on a small config in a process and an empty folder."""
+def in_process(function: Callable[[], Record], timeout: float) -> Record:
+    """Run a function in a process and an empty folder of its own."""
     with tempfile.TemporaryDirectory() as folder:
         receiver, sender = FORK.Pipe(duplex=False)
-        process = FORK.Process(
-            target=_work, args=(function, small, folder, sender)
-        )
+        process = FORK.Process(target=_work, args=(function, folder, sender))
         process.start()
         sender.close()
         try:
@@ -84,10 +84,7 @@ def in_process(
 
 
 def _work(
-    function: Callable[[Config], Record],
-    small: Config,
-    folder: str,
-    sender: Connection,
+    function: Callable[[], Record], folder: str, sender: Connection
 ) -> None:
     # mmengine collects garbage for each data set; what is inherited is none.
     gc.freeze()
@@ -99,14 +96,14 @@ def _work(
     torch.set_num_threads(1)
     # Its layouts cost more than they gain on images of few pixels.
     torch.backends.mkldnn.set_flags(False)
-    sender.send(attempt(function, small))
+    sender.send(attempt(function))
 
 
-def judge(small: Config, timeout: float) -> Record:
+def judge(small: Config, package: Package, timeout: float) -> Record:
     """Run a small config, and its stock twin where that fails."""
-    result = in_process(run_pruned, small, timeout)
+    result = in_process(partial(run_pruned, small, package), timeout)
     if 'error' in result:
-        stock = in_process(run_stock, small, timeout)
+        stock = in_process(partial(run_stock, small, package), timeout)
         reason = f'{result["error"]}: {result["reason"]}'
         if stock.get('error') != result['error']:
             return dict(result, status='FAILED', reason=reason)
@@ -139,16 +136,18 @@ def faults_of(result: Record) -> list[str]:
     return faults
 
 
-def check(cfg: Config, timeout: float) -> Record:
+def check(cfg: Config, package: Package, timeout: float) -> Record:
     """Check one config; return its status, and what was measured.
 
-    Where upstream fails, it is tried on images without ignored pixels.
+    Where upstream fails, the package's other small configs are tried.
     """
-    small, _ = shrink(cfg)
-    result = judge(small, timeout)
-    if result['status'] == 'upstream' and not was_killed(result):
-        small, _ = shrink(cfg, ignored=False)
-        again = judge(small, timeout)
+    small, _ = package.shrink(cfg)
+    result = judge(small, package, timeout)
+    for name, shrink in package.retries.items():
+        if result['status'] != 'upstream' or was_killed(result):
+            break
+        small, _ = shrink(cfg)
+        again = judge(small, package, timeout)
         if again['status'] != 'upstream':
-            return dict(again, no_ignored_pixels=result['reason'])
+            return dict(again, **{name: result['reason']})
     return result

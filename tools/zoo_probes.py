@@ -17,7 +17,8 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 from torch import Tensor, nn
-from zoo_small import BATCH, SAMPLES, write_images
+from zoo_package import Package
+from zoo_small import BATCH, SAMPLES
 
 from infobatch_mm import enable
 from infobatch_mm.binding import find_heads
@@ -25,6 +26,8 @@ from infobatch_mm.ledger import Ledger
 
 BATCH_NORM = nn.modules.batchnorm._BatchNorm
 WEIGHTS = (0.5, 3.0)
+# Losses that are a mean over images, but for the settings that are looked at.
+MEANS = ('CrossEntropyLoss', 'DiceLoss', 'LabelSmoothLoss')
 
 # The largest error of each probe; relative where it is not zero.
 TOLERANCES = dict(
@@ -41,15 +44,19 @@ TOLERANCES = dict(
 # The run
 
 
-def train(cfg: Config) -> Runner:
+def train(cfg: Config, package: Package) -> Runner:
     """Train a small config, stock or pruned, in the working directory.
+
+    Args:
+        cfg (Config): The small config.
+        package (Package): The package that it is of.
 
     Raises:
         FloatingPointError: If a loss was not finite.
     """
     cfg = deepcopy(cfg)
-    cfg.experiment_name = cfg.train_cfg.type
-    write_images(cfg.train_dataloader.dataset)
+    cfg.experiment_name = cfg.train_cfg.get('type', 'stock')
+    package.write_images(cfg.train_dataloader.dataset)
     if cfg.model.get('pretrained'):
         write_weights(cfg)
     runner = Runner.from_cfg(cfg)
@@ -213,7 +220,10 @@ def settle(model: nn.Module, batch: dict[str, Any]) -> None:
 
 
 def draw_batch(runner: Runner, size: int) -> dict[str, Any]:
-    """Return a training batch as it enters the model."""
+    """Return a training batch as it enters the model.
+
+    Where images are mixed they are so already, and image_of() gives one.
+    """
     dataset = runner.train_dataloader.dataset
     samples = [dataset[index % SAMPLES] for index in range(size)]
     batch = runner.train_dataloader.collate_fn(samples)
@@ -284,9 +294,13 @@ def probe_images(
     if forward_draws:
         reason = 'n/a: the forward pass draws random numbers'
         return found | dict(scores_alone=reason, single_images=reason)
-    first, second = (
-        reference.step(image_of(batch, index)) for index in range(BATCH)
-    )
+    try:
+        first, second = (
+            reference.step(image_of(batch, index)) for index in range(BATCH)
+        )
+    except RuntimeError as error:  # LeNet5 squeezes its features
+        reason = f'n/a: stock, on one image: {error}'
+        return found | dict(scores_alone=reason, single_images=reason)
     alone = torch.stack([first.loss, second.loss])
     found['scores_alone'] = distance([weighted.scores], [alone])
     reason = not_a_mean(modules)
@@ -312,32 +326,44 @@ def expected_scores(
     scores, states = torch.zeros(BATCH), []
 
     def watched(stock: Callable[..., Any]) -> Callable[..., Any]:
-        def loss_by_feat(*args: Any, **kwargs: Any) -> Any:
+        def loss(*args: Any, **kwargs: Any) -> Any:
+            # Where a loss is told how many images to divide by, it is one.
+            one = dict(avg_factor=1) if 'avg_factor' in kwargs else {}
             states.append(torch.get_rng_state())
             for image in range(BATCH):
                 with torch.random.fork_rng(devices=[]):
                     losses = stock(
                         *[cut(value, image) for value in args],
-                        **{k: cut(v, image) for k, v in kwargs.items()},
+                        **{k: cut(v, image) for k, v in kwargs.items()} | one,
                     )
+                if isinstance(losses, Tensor):  # of a loss module
+                    losses = dict(loss=losses)
                 scores[image] += reference.model.parse_losses(losses)[0]
             return stock(*args, **kwargs)
 
-        return loss_by_feat
+        return loss
 
-    for head in heads:
-        head.loss_by_feat = watched(head.loss_by_feat)
+    seams = [loss_call(head) for head in heads]
+    for module, name in seams:
+        setattr(module, name, watched(getattr(module, name)))
     with torch.no_grad():
         reference.loss(batch)
-    for head in heads:
-        del head.loss_by_feat
+    for module, name in seams:
+        delattr(module, name)
     torch.manual_seed(0)
     start = torch.get_rng_state()
     return scores, not all(torch.equal(state, start) for state in states)
 
 
+def loss_call(head: Any) -> tuple[nn.Module, str]:
+    """Return the module and the name of the method that is a head's loss."""
+    if hasattr(head, 'loss_by_feat'):
+        return head, 'loss_by_feat'
+    return head.loss_module, 'forward'
+
+
 def cut(value: Any, image: int) -> Any:
-    """Cut an argument of ``loss_by_feat`` down to one image.
+    """Cut an argument of a loss down to one image.
 
     It knows less than the package's own: the batch is the first axis of size
     BATCH, and a list of anything but tensors has an item an image.
@@ -357,7 +383,7 @@ def not_a_mean(heads: list[nn.Module]) -> str:
         name = type(module).__name__
         if getattr(module, 'sampler', None) is not None:
             return f'{type(module.sampler).__name__} picks pixels'
-        if 'Loss' in name and name not in ('CrossEntropyLoss', 'DiceLoss'):
+        if 'Loss' in name and name not in MEANS:
             return name
         if getattr(module, 'class_weight', None) is not None:
             return f'{name} with class_weight'

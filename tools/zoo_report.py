@@ -35,32 +35,39 @@ def read_records(path: Path) -> list[Record]:
 COLUMNS = (
     'configs', 'passed', 'probed', 'same run', 'could not run', 'FAILED'
 )  # fmt: skip
+# Of configs that are not meant to prune: columns where there are any.
+NOT_MEANT = ('refused', 'does not train', 'not classification')
 
 
-def count(records: Iterable[Record]) -> list[int]:
-    """Count records by COLUMNS."""
+def columns(records: Iterable[Record]) -> list[str]:
+    """Return the columns in which records are counted."""
+    statuses = {record['status'] for record in records}
+    return [*COLUMNS, *(name for name in NOT_MEANT if name in statuses)]
+
+
+def count(records: Iterable[Record]) -> dict[str, int]:
+    """Count records by column."""
     records = list(records)
     statuses = Counter(record['status'] for record in records)
     same = sum(
         record['status'] == 'passed' and 'same_as' in record
         for record in records
     )
-    passed, failed = statuses['passed'], statuses['FAILED']
-    total = len(records)
-    return [
-        total,
-        passed,
-        passed - same,
-        same,
-        total - passed - failed,
-        failed,
-    ]
+    return {
+        'configs': len(records),
+        'passed': statuses['passed'],
+        'probed': statuses['passed'] - same,
+        'same run': same,
+        'could not run': statuses['missing'] + statuses['upstream'],
+        'FAILED': statuses['FAILED'],
+        **{name: statuses[name] for name in NOT_MEANT},
+    }
 
 
 def by_data(records: list[Record]) -> dict[str, list[Record]]:
-    """Group records into those of ADE20K, and all."""
+    """Group records into those of ADE20K, if there are any, and all."""
     ade20k = [record for record in records if ADE20K in record['config']]
-    return {'ADE20K': ade20k, 'all': records}
+    return ({'ADE20K': ade20k} if ade20k else {}) | {'all': records}
 
 
 def grouped(
@@ -91,8 +98,12 @@ def markdown_table(title: Sequence[str], rows: Iterable[Sequence]) -> str:
 
 def count_table(name: str, groups: dict[str, list[Record]]) -> str:
     """Return the counts of groups of records as a table in Markdown."""
-    rows = [[group, *count(records)] for group, records in groups.items()]
-    return markdown_table([name, *COLUMNS], rows)
+    names = columns(r for records in groups.values() for r in records)
+    rows = [
+        [group, *(count(records)[column] for column in names)]
+        for group, records in groups.items()
+    ]
+    return markdown_table([name, *names], rows)
 
 
 def largest_errors(records: list[Record]) -> list[list[str]]:
@@ -110,12 +121,20 @@ def largest_errors(records: list[Record]) -> list[list[str]]:
 
 
 def reasons(records: list[Record]) -> list[list[str]]:
-    """Return what did not pass, and why."""
+    """Return what was to prune and did not pass, and why."""
     return [
         [r['config'], r['status'], r['reason'].replace('|', '/')]
         for r in records
-        if r['status'] != 'passed'
+        if r['status'] not in ('passed', *NOT_MEANT)
     ]
+
+
+def reasons_not_meant(records: list[Record]) -> list[list[Any]]:
+    """Return why configs are not meant to prune, and how many each."""
+    counts = Counter(
+        (r['status'], r['reason']) for r in records if r['status'] in NOT_MEANT
+    )
+    return [[*why, number] for why, number in sorted(counts.items())]
 
 
 def without_ignored(records: list[Record]) -> list[list[str]]:
@@ -146,20 +165,26 @@ def markdown(records: list[Record]) -> str:
         f'{sum(bool(r.get("rounded")) for r in records)} models were so '
         'sensitive to rounding that errors were measured in double precision.',
         markdown_table(['config', 'status', 'reason'], reasons(records)),
-        markdown_table(
-            ['run without ignored pixels', 'as upstream fails on them'],
-            without_ignored(records),
-        ),
     ]
+    not_meant = reasons_not_meant(records)
+    if not_meant:
+        title = ['not meant to prune', 'reason', 'configs']
+        sections.append(markdown_table(title, not_meant))
+    bare = without_ignored(records)
+    if bare:
+        title = ['run without ignored pixels', 'as upstream fails on them']
+        sections.append(markdown_table(title, bare))
     return '\n'.join(f'{section.strip()}\n' for section in sections)
 
 
 def print_report(records: list[Record]) -> None:
     """Print the counts, and what did not pass."""
     console = Console()
-    table = Table('data', *COLUMNS, title='Configs that prune')
-    for name, group in by_data(records).items():
-        table.add_row(name, *map(str, count(group)))
+    names = columns(records)
+    table = Table('data', *names, title='Configs that prune')
+    for data, group in by_data(records).items():
+        counts = count(group)
+        table.add_row(data, *(str(counts[name]) for name in names))
     console.print(table)
     for row in reasons(records):
         console.print(*row, markup=False, highlight=False)

@@ -1,0 +1,36 @@
+"""Folders of configs for tools/check_zoo.py, in place of a package's."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import mmengine.config.config
+import pytest
+from test_tools import load_tool
+from yapf.yapflib import yapf_api
+
+check_zoo: Any = load_tool('check_zoo')
+
+
+def use_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the tool check the configs of a folder."""
+    monkeypatch.undo()  # conftest's text of a config cannot be read back
+    for module in (yapf_api, mmengine.config.config):
+        monkeypatch.setattr(module, 'FormatCode', None, raising=False)
+    check_zoo.skip_layout()
+    monkeypatch.setattr(check_zoo, 'config_root', lambda package: folder)
+
+
+def write_config(folder: Path, name: str, **settings: Any) -> None:
+    path = folder / f'{name}.py'
+    path.parent.mkdir(exist_ok=True)
+    lines = [f'{key} = {value!r}\n' for key, value in settings.items()]
+    path.write_text(''.join(lines))
+
+
+def check(folder: Path, *args: str) -> tuple[int, dict[str, Any]]:
+    """Run the tool; return its exit status and the records by config."""
+    out = folder / 'out.jsonl'
+    status = check_zoo.main([*args, '--all', '--json', str(out)])
+    records = [json.loads(line) for line in out.read_text().splitlines()]
+    return status, {record['config']: record for record in records}
