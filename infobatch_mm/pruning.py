@@ -10,8 +10,9 @@ probability, ``n / m``. The sum of weighted gradients is then unbiased
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,18 @@ class Plan:
             Their sum is the number of samples of the whole data set.
         threshold (float, optional): The score below which samples may have
             been pruned; None if the round has no threshold.
+        variance_ratio (float): The variance that pruning adds, from the
+            scores alone: the sum of ``(1 - p) / p * score ** 2`` over the sum
+            of ``score ** 2``, both over all scored samples, where p is the
+            probability m / n of being kept. If the score stands for the norm
+            of the gradient, it is the variance of the weighted sum of
+            gradients, over the sum of their squared norms, for samples kept
+            independently of each other (Horvitz-Thompson). A stratum is
+            drawn without replacement, which subtracts the stratum's mean
+            from its gradients and multiplies by ``n / (n - 1)``. That leaves
+            the variance as it is if they are orthogonal, and makes it less
+            if the squared norm of their sum exceeds the sum of their squared
+            norms. 0 if nothing is pruned, or if all scores are zero.
     """
 
     indices: Tensor
@@ -50,8 +63,8 @@ class Plan:
 
     def digest(self) -> str:
         """Return the SHA-1 of the indices and weights, in order."""
-        sha1 = hashlib.sha1(self.indices.numpy().tobytes())
-        sha1.update(self.weights.numpy().tobytes())
+        sha1 = hashlib.sha1(self.indices.numpy().data)
+        sha1.update(self.weights.numpy().data)
         return sha1.hexdigest()
 
     def trimmed(self, multiple_of: int) -> 'Plan':
@@ -61,7 +74,9 @@ class Plan:
         and the mean step stays unbiased.
         """
         kept = len(self) // multiple_of * multiple_of
-        return Plan(self.indices[:kept], self.weights[:kept], self.threshold)
+        return replace(
+            self, indices=self.indices[:kept], weights=self.weights[:kept]
+        )
 
 
 class PruneRatio:
@@ -140,7 +155,7 @@ def mean_threshold(scores: Tensor) -> float:
     Args:
         scores (Tensor): Finite scores, float32, shape (M,), M > 0.
     """
-    exact = scores.mean(dtype=torch.float64)
+    exact = torch.tensor(scores.numpy().mean(dtype=np.float64))
     rounded = exact.float()
     if rounded < exact:
         rounded = rounded.nextafter(torch.tensor(math.inf))
@@ -185,15 +200,34 @@ def kept_counts(
     return kept
 
 
-def systematic_positions(n: int, m: int, generator: torch.Generator) -> Tensor:
-    """Draw m of the positions 0..n-1, evenly spaced from a random start.
+def uniform_subset(
+    members: np.ndarray, m: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Draw m of the members without replacement, each set of m alike.
 
-    Each position is drawn with probability exactly m / n. On a list in random
-    order this is sampling without replacement, at the cost of one random
-    number. Shape (m,), int64, ascending.
+    A byte of randomness a sample serves instead of a permutation. Flips of a
+    coin that keeps about m / n of the members leave nearly m of them; those
+    too many are taken out, or those missing put in, at random. Neither step
+    tells one member from another, so every set of m is equally likely,
+    whatever the coin.
+
+    Args:
+        members (ndarray): Whether a sample is a member, bool, shape (N,).
+        m (int): How many to draw, at most the number of members.
+        rng (np.random.Generator): The source of randomness.
+
+    Returns:
+        ndarray: The members drawn, int64, shape (m,), ascending.
     """
-    start = torch.randint(n, (1,), generator=generator)
-    return (torch.arange(m) * n + start).div_(m, rounding_mode='floor')
+    n = np.count_nonzero(members)
+    if m == n:
+        return np.flatnonzero(members)
+    coin = rng.integers(256, size=len(members), dtype=np.uint8)
+    drawn = members & (coin < 256 * m // n)
+    surplus = np.count_nonzero(drawn) - m
+    wrong = np.flatnonzero(members & (drawn == (surplus > 0)))
+    drawn[rng.choice(wrong, abs(surplus), replace=False)] ^= True
+    return np.flatnonzero(drawn)
 
 
 class PruningPolicy(ABC):
@@ -264,65 +298,98 @@ class PruningPolicy(ABC):
             raise ValueError(
                 f'multiple_of must be at least 1, but got {multiple_of}'
             )
-        order = torch.randperm(len(scores), generator=generator)
         ratios = [ratio.at(progress) for ratio in self.prune_ratios]
-        if not any(ratios):
-            return Plan(order, torch.ones(len(order)))
-        # One pass tells whether any score is missing: float32 scores cannot
-        # overflow a float64 sum.
-        complete = scores.sum(dtype=torch.float64).isfinite()
-        finite = scores if complete else scores[scores.isfinite()]
-        if len(finite) == 0:
-            return Plan(order, torch.ones(len(order)))
-        edges = self.thresholds(finite)
-        strata = torch.zeros(len(scores), dtype=torch.uint8)
-        for edge in edges:
-            strata += scores >= edge
-        if not complete:
-            strata[~scores.isfinite()] = len(edges)
+        if not any(ratios) or not np.isfinite(scores.numpy()).any():
+            return _whole(len(scores), generator)
+        strata, edges, squares = self._cut(scores.numpy())
         threshold = edges[-1] if math.isfinite(edges[-1]) else None
-        ratios.append(0.0)
-        return _draw(order, strata, ratios, threshold, multiple_of, generator)
+        sizes = [int(np.count_nonzero(strata == j)) for j in range(len(edges))]
+        sizes.append(len(scores) - sum(sizes))
+        kept = kept_counts(sizes, [*ratios, 0.0], multiple_of)
+        if kept == sizes:
+            return _whole(len(scores), generator, threshold)
+        weights = [
+            n / m if m else 1.0 for n, m in zip(sizes, kept, strict=True)
+        ]
+        # (1 - p) / p is the weight less one.
+        added = sum((w - 1) * s for w, s in zip(weights, squares, strict=True))
+        variance_ratio = added / sum(squares) if any(squares) else 0.0
+        drawn = _draw(strata, kept, weights, generator)
+        return Plan(*drawn, threshold, variance_ratio)
+
+    def _cut(
+        self, scores: np.ndarray
+    ) -> tuple[np.ndarray, list[float], list[float]]:
+        """Cut the samples into strata; the last one is never pruned.
+
+        Returns:
+            tuple: The stratum of each sample, uint8, shape (N,), the last one
+            where there is no score; the edges; the sum of squared scores of
+            each stratum.
+        """
+        is_scored = np.isfinite(scores)
+        complete = is_scored.all()
+        scored = scores if complete else scores[is_scored]
+        edges = self.thresholds(torch.from_numpy(scored))
+        strata = _strata(scored, edges)
+        squares = [
+            float(np.einsum('i,i,i', scored, scored, strata == j, dtype=float))
+            for j in range(len(edges) + 1)
+        ]
+        if not complete:
+            scored_strata = strata
+            strata = np.full(len(scores), len(edges), np.uint8)
+            strata[is_scored] = scored_strata
+        return strata, edges, squares
 
     def __repr__(self) -> str:
         ratios = ', '.join(map(repr, self.prune_ratios))
         return f'{type(self).__name__}({ratios})'
 
 
-def _draw(
-    order: Tensor,
-    strata: Tensor,
-    prune_ratios: Sequence[float],
-    threshold: float | None,
-    multiple_of: int,
+def _whole(
+    num_samples: int,
     generator: torch.Generator,
+    threshold: float | None = None,
 ) -> Plan:
-    """Thin out the strata of a random order. See :meth:`PruningPolicy.plan`.
+    """Keep all samples. See :meth:`PruningPolicy.plan`."""
+    order = torch.randperm(num_samples, generator=generator)
+    return Plan(order, torch.ones(num_samples), threshold)
 
-    The order is a uniform permutation, so the members of a stratum stand in
-    random order too, and evenly spaced ones are a uniform sample of it. One
-    permutation thus serves both for the draw and for the order.
+
+def _strata(values: np.ndarray, edges: Iterable[float]) -> np.ndarray:
+    """Return how many of the edges are at or below each value, uint8."""
+    strata = np.zeros(len(values), np.uint8)
+    for edge in edges:
+        strata += values >= edge
+    return strata
+
+
+def _draw(
+    strata: np.ndarray,
+    kept: Sequence[int],
+    weights: Sequence[float],
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """Return indices and weights of a plan.
+
+    The strata are laid end to end, each thinned out, and permuted. So the
+    place of a sample before the permutation tells its stratum.
     """
-    sizes = torch.bincount(strata, minlength=len(prune_ratios)).tolist()
-    kept = kept_counts(sizes, prune_ratios, multiple_of)
-    if kept == sizes:
-        return Plan(order, torch.ones(len(order)), threshold)
-    strata = strata[order]
-    chosen = torch.ones(len(order), dtype=torch.bool)
-    for j, (n, m) in enumerate(zip(sizes, kept, strict=True)):
-        if m < n:
-            members = (strata == j).nonzero().flatten()
-            chosen[members] = False
-            chosen[members[systematic_positions(n, m, generator)]] = True
-    weights = torch.tensor(
-        [n / m if m else 1.0 for n, m in zip(sizes, kept, strict=True)]
+    seed = torch.randint(2**63 - 1, (2,), generator=generator).tolist()
+    rng = np.random.default_rng(seed)
+    ids = np.concatenate(
+        [uniform_subset(strata == j, m, rng) for j, m in enumerate(kept)]
     )
-    # Evenly spaced members leave the ends of the round to the strata that are
-    # kept whole; after a uniform rotation each position is like any other.
-    places = chosen.nonzero().flatten()
-    shift = int(torch.randint(len(places), (1,), generator=generator))
-    places = places.roll(shift)
-    return Plan(order[places], weights[strata[places].int()], threshold)
+    # Places fit into four bytes up to 2**31 samples, and permute faster.
+    order = torch.randperm(len(ids), generator=generator, dtype=torch.int32)
+    indices = torch.from_numpy(ids).index_select(0, order)
+    del ids
+    ends = list(accumulate(kept))
+    kept_strata = _strata(order.numpy(), ends[:-1])
+    del order
+    table = np.array(weights, np.float32)
+    return indices, torch.from_numpy(table.take(kept_strata))
 
 
 class InfoBatchPolicy(PruningPolicy):
@@ -393,7 +460,12 @@ class QuantilePolicy(PruningPolicy):
         # the edge.
         ranks = [int(q * len(scores) + 1e-6) for q in self.quantiles]
         inner = [rank for rank in ranks if rank < len(scores)]
-        edges = np.partition(scores.numpy(), inner)[inner].tolist()
+        # One rank at a time: NumPy is several times slower with two at once.
+        ranked, begin = scores.numpy().copy(), 0
+        for rank in inner:
+            ranked[begin:].partition(rank - begin)
+            begin = rank
+        edges = ranked[inner].tolist()
         return edges + [math.inf] * (len(ranks) - len(inner))
 
     def __repr__(self) -> str:

@@ -1,6 +1,7 @@
 """The order of a pruned round."""
 
 from collections.abc import Iterator, Sized
+from itertools import chain
 
 import torch
 from mmengine.dataset import DefaultSampler
@@ -78,12 +79,14 @@ class InfoBatchSampler(DefaultSampler):
             start = 0
         missing = -len(indices) % self.world_size
         if self.round_up and missing and len(indices):
-            repeats = -(-missing // len(indices))
-            indices = torch.cat([indices, indices.repeat(repeats)[:missing]])
+            padding = torch.arange(missing) % len(indices)
+            indices = torch.cat([indices, indices[padding]])
         return indices[start + self.rank :: self.world_size]
 
     def __iter__(self) -> Iterator[int]:
-        return _as_ints(self._indices())
+        # Python ints, but never one for every sample at a time.
+        chunks = self._indices().split(_CHUNK)
+        return chain.from_iterable(map(Tensor.tolist, chunks))
 
     def __len__(self) -> int:
         """Number of samples that this rank yields in the coming round."""
@@ -93,9 +96,3 @@ class InfoBatchSampler(DefaultSampler):
         if self.round_up:
             return -(-total // self.world_size)
         return len(range(self.rank, total, self.world_size))
-
-
-def _as_ints(indices: Tensor) -> Iterator[int]:
-    """Yield Python ints, without holding one for every sample."""
-    for chunk in indices.split(_CHUNK):
-        yield from chunk.tolist()

@@ -30,6 +30,24 @@ class Round:
         ]
 
 
+def variance_ratio(
+    scores: list[float], strata: list[set[int]], kept: tuple[int, ...]
+) -> Fraction:
+    """Return the sum of (1 - p) / p * score^2 over that of score^2."""
+    squares = {
+        i: Fraction(score) ** 2
+        for i, score in enumerate(scores)
+        if isfinite(score)
+    }
+    added = Fraction(0)
+    for stratum, m in zip(strata, kept, strict=True):
+        p = Fraction(m, len(stratum))
+        for i in stratum:
+            added += (1 - p) / p * squares[i]
+    total = sum(squares.values())
+    return added / total if total else Fraction(0)
+
+
 def plan_round(
     scores: list[float | None],
     policy: str,

@@ -5,12 +5,13 @@ import math
 from collections import Counter
 from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmengine.dataset import DefaultSampler
-from oracle import plan_round
+from oracle import plan_round, variance_ratio
 
 from infobatch_mm.pruning import (
     InfoBatchPolicy,
@@ -21,7 +22,7 @@ from infobatch_mm.pruning import (
     RandomPolicy,
     kept_counts,
     mean_threshold,
-    systematic_positions,
+    uniform_subset,
 )
 
 NAN, INF = math.nan, math.inf
@@ -124,6 +125,10 @@ def test_a_plan_is_one_that_the_oracle_admits(
         nearest = torch.tensor(float(w), dtype=torch.float32).item()
         assert {weight[i] for i in stratum & weight.keys()} == {nearest}
     assert math.fsum(weight.values()) == pytest.approx(len(scores), rel=1e-6)
+    assert plan.variance_ratio == pytest.approx(
+        float(variance_ratio(scores.tolist(), expected.strata, kept)),
+        rel=1e-12,
+    )
     assert plan.digest() == again.digest()
     assert torch.equal(plan.indices, again.indices)
 
@@ -211,6 +216,31 @@ def test_random_pruning_does_not_look_at_the_scores():
     assert len({plan.digest() for plan in plans}) == 1
     assert len(plans[0]) == 25
     assert plans[0].threshold is None
+
+
+def test_the_variance_that_pruning_adds():
+    # Of 1 and 2 one is kept at weight 2: (1 - 0.5) / 0.5 * (1 + 4) of 50.
+    plan = plan_of(InfoBatchPolicy(0.5), [1, NAN, 2, 3, 6])
+    assert plan.variance_ratio == pytest.approx(0.1, rel=1e-12)
+    assert plan.trimmed(2).variance_ratio == plan.variance_ratio
+
+
+@pytest.mark.parametrize(
+    ('policy', 'scores', 'expected'),
+    [
+        (RandomPolicy(0.5), [0, 0, 0, 0], 0),
+        (RandomPolicy(0.5), [NAN, INF], 0),
+        (RandomPolicy(0.0), [1, 2, 3, 4], 0),
+        (NoPruningPolicy(), [1, 2, 3, 4], 0),
+        # Squares that float32 has no room for.
+        (RandomPolicy(0.75), [3e38] * 8, 3),
+        (RandomPolicy(0.75), [1e-30] * 8, 3),
+    ],
+)
+def test_the_variance_that_pruning_adds_at_the_limits(
+    policy, scores, expected
+):
+    assert plan_of(policy, scores).variance_ratio == pytest.approx(expected)
 
 
 LINEAR = dict(type='linear', start=0.2, end=0.8)
@@ -373,14 +403,18 @@ def chi_square(counts: list[int]) -> float:
     return sum((count - expected) ** 2 / expected for count in counts)
 
 
-def test_each_systematic_position_is_equally_likely():
-    rng, drawn = generator(), Counter()
-    for _ in range(2000):
-        positions = systematic_positions(7, 3, rng).tolist()
-        assert positions == sorted(set(positions))
-        drawn.update(positions)
-    assert set(drawn) == set(range(7))
-    assert chi_square(list(drawn.values())) < 27.9  # 6 degrees of freedom
+# The coin is even, or not; in the last case it keeps none.
+@pytest.mark.parametrize(('n', 'm'), [(4, 2), (7, 1), (7, 6), (300, 1)])
+def test_every_set_of_members_is_equally_likely(n, m):
+    rng, drawn = np.random.default_rng(0), Counter()
+    members = np.arange(2 * n) % 2 == 1
+    sets = math.comb(n, m)
+    for _ in range(max(1200, 10 * sets)):
+        drawn[tuple(uniform_subset(members, m, rng).tolist())] += 1
+    assert len(drawn) == sets
+    assert all(i % 2 == 1 for ids in drawn for i in ids)
+    bound = {6: 25.7, 7: 27.9, 300: 398}[sets]  # of one degree less
+    assert chi_square(list(drawn.values())) < bound
 
 
 def test_every_subset_of_a_stratum_is_equally_likely():
@@ -392,6 +426,26 @@ def test_every_subset_of_a_stratum_is_equally_likely():
         subsets[frozenset(plan.indices.tolist())] += 1
     assert len(subsets) == math.comb(4, 2)
     assert chi_square(list(subsets.values())) < 25.7  # 5 degrees of freedom
+
+
+def test_strata_are_drawn_independently_of_each_other():
+    policy = QuantilePolicy((0.5, 1.0), prune_ratios=(2 / 3, 2 / 3))
+    rng, pairs = generator(), Counter()
+    for _ in range(1200):
+        plan = policy.plan(torch.arange(6.0), generator=rng)
+        pairs[tuple(plan.indices.sort().values.tolist())] += 1
+    assert len(pairs) == 9
+    assert chi_square(list(pairs.values())) < 31.8  # 8 degrees of freedom
+
+
+def test_every_order_of_every_subset_is_equally_likely():
+    rng, rounds = generator(), Counter()
+    scores = torch.tensor([0.0, 0.1, 0.2, 9.0])
+    for _ in range(1800):
+        plan = InfoBatchPolicy(0.4).plan(scores, generator=rng)
+        rounds[tuple(plan.indices.tolist())] += 1
+    assert len(rounds) == math.comb(3, 2) * math.factorial(3)
+    assert chi_square(list(rounds.values())) < 47.5  # 17 degrees of freedom
 
 
 def test_every_position_in_the_round_is_equally_likely():

@@ -56,6 +56,16 @@ def test_the_weighted_sum_is_the_full_sum_in_the_mean(policy, num):
     assert_unbiased(weights_of_draws(policy, skewed_scores(num), progress=0.5))
 
 
+@pytest.mark.parametrize('policy', POLICIES.values(), ids=POLICIES)
+def test_the_variance_ratio_is_that_of_orthogonal_gradients(policy):
+    # Sample i has the gradient scores[i] along an axis of its own.
+    scores = torch.tensor([0.5, 1.0, 2.0, 2.5, 3.0, 8.0, 9.0, 10.0])
+    weights = weights_of_draws(policy, scores, progress=0.5)
+    plan = policy.plan(scores, generator=torch.Generator(), progress=0.5)
+    error = ((weights - 1) * scores).square().sum(1)
+    assert_mean(error / scores.square().sum(), plan.variance_ratio)
+
+
 @pytest.mark.parametrize('name', ['infobatch', 'quantile', 'random'])
 def test_it_stays_so_when_the_round_is_made_to_divide(name):
     weights = weights_of_draws(
