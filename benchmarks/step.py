@@ -4,8 +4,9 @@
 
 Stock and pruned steps of one model alternate in one process, the order of
 each pair turned round from the last, so that what else the machine does falls
-on both alike. Seconds are those of the CPU, which it disturbs least. A pruned step is the stock one with all that this package adds
-to it: weights looked up, gradients weighted, images scored, scores kept.
+on both alike. Seconds are those of the CPU, which it disturbs least. A pruned
+step is the stock one with all that this package adds to it: weights looked
+up, gradients weighted, images scored, scores kept.
 
 Since a step on a CPU varies by more than pruning costs, the parts are timed
 by themselves too: the losses of all heads, forward and backward, from the
