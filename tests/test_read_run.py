@@ -15,7 +15,7 @@ BATCH = 4
 
 
 @HOOKS.register_module()
-class Recorder(Hook):
+class SlowTruth(Hook):
     """Count the samples of a run, and note what its validations found."""
 
     def __init__(self, stop_at=None):
@@ -55,13 +55,13 @@ def config(work_dir, *, iters=None, **settings):
 
 def run(cfg, **witness):
     """Train and return what the run did, also if it was stopped."""
-    cfg.custom_hooks.append(dict(type='Recorder', **witness))
+    cfg.custom_hooks.append(dict(type='SlowTruth', **witness))
     runner = toys.Runner.from_cfg(cfg)
     try:
         runner.train()
     except KeyboardInterrupt:
         assert witness
-    return next(h for h in runner.hooks if isinstance(h, Recorder))
+    return next(h for h in runner.hooks if isinstance(h, SlowTruth))
 
 
 # Of a stock run by epochs the size of the last batch is not known.
