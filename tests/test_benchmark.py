@@ -77,13 +77,12 @@ def test_short_shortens_the_schedule_with_its_intervals(stock):
 
 
 @pytest.mark.parametrize('share', [0.1, 0.5, 0.731, 0.77777, 0.9, 1 / 3, 3])
-def test_the_last_validation_is_at_the_end(stock, share):
+def test_a_stretched_run_validates_as_often(stock, share):
     benchmark.stretch(stock, share)
-    loop = stock.train_cfg
-    assert loop.max_iters == round(1920 * share)
-    # mmengine validates at the end too, if the interval does not divide it,
-    # only where it is at most the length.
-    assert loop.val_interval <= loop.max_iters
+    end, interval = stock.train_cfg.max_iters, stock.train_cfg.val_interval
+    assert end == round(1920 * share)
+    # mmengine validates at each multiple, and at the end.
+    assert len({*range(interval, end, interval), end}) == 6
 
 
 def test_arms_of_equal_cost(stock):

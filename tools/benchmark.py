@@ -17,6 +17,7 @@ import argparse
 import copy
 import hashlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -117,12 +118,8 @@ def stretch(cfg: Config, factor: float) -> None:
     key = 'max_epochs' if is_epoch_based(cfg) else 'max_iters'
     old = loop[key]
     loop[key] = round(old * factor)
-    loop.val_interval = max(1, round(loop.val_interval * factor))
-    if loop[key] % loop.val_interval:
-        # The last validation stands at the end; an interval that does not
-        # divide the length is lengthened until it does.
-        count = max(1, loop[key] // loop.val_interval)
-        loop.val_interval = loop[key] // count
+    # As many validations as before; the last one, at the end, may come early.
+    loop.val_interval = math.ceil(loop[key] / (old // loop.val_interval))
     scale = loop[key] / old
     for scheduler in cfg.param_scheduler:
         for edge in ('begin', 'end', 'T_max'):
