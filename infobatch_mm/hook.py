@@ -173,7 +173,8 @@ class InfoBatchHook(Hook):
             else:
                 self._continue_round(runner)
             assert self.plan is not None
-            binding.check_same_on_all_ranks(self.plan.digest())
+            self.plan_digest = self.plan.digest()
+            binding.check_same_on_all_ranks(self.plan_digest)
             self.weights[self.plan.indices] = self.plan.weights
             left = self.clock.estimate_iters_left(self.delta)
             announce_max_iters(runner, runner.iter + left)
@@ -265,7 +266,7 @@ class InfoBatchHook(Hook):
                 max_weight=self.plan.weights.max().item(),
                 variance_ratio=self.plan.variance_ratio,
                 score_histogram=score_histogram(self.board.scores),
-                digest=self.plan.digest(),
+                digest=self.plan_digest,
                 nonfinite=self.board.nonfinite,
                 seconds=self.round_time.seconds,
             )
