@@ -197,9 +197,8 @@ def test_a_cell_of_another_config_is_refused(small, cells, monkeypatch):
         benchmark.main(['small', '--arms', 'full', '--seeds', '3'])
 
 
-def test_a_cell_that_was_cut_off_goes_on(small, cells, monkeypatch):
+def test_a_cell_that_was_cut_off_goes_on(small, monkeypatch):
     """As if killed after a checkpoint: a start that ends at iteration 20."""
-    cell = Cell('small', 'infobatch', 3)
     other = Cell('small', 'infobatch', 4)
     cfg = benchmark.config_of(other)
     cfg.custom_hooks.append(dict(type='StopHook', at=20))
@@ -228,7 +227,6 @@ def test_a_cell_that_was_cut_off_goes_on(small, cells, monkeypatch):
     rounds = read_rounds(other.work_dir)
     assert result['samples_seen'] == sum(r['kept'] for r in rounds)
     other.file.unlink()
-    assert cell.file.exists()
 
 
 def test_report(small, cells, monkeypatch):

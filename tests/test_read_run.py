@@ -37,15 +37,7 @@ def config(work_dir, *, iters=None, **settings):
     cfg = toys.config(work_dir, batch_size=BATCH, **settings)
     if iters:
         toys.make_iter_based(cfg, iters)
-    cfg.train_cfg.val_interval = 8 if iters else 2
-    cfg.val_dataloader = dict(
-        batch_size=1,
-        num_workers=0,
-        sampler=dict(type='DefaultSampler', shuffle=False),
-        dataset=toys.scenes(2, split='val'),
-    )
-    cfg.val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
-    cfg.val_cfg = dict(type='ValLoop')
+    toys.add_validation(cfg, interval=8 if iters else 2)
     cfg.log_level = 'INFO'
     cfg.default_hooks.logger = dict(
         type='LoggerHook', interval=5, log_metric_by_epoch=not iters

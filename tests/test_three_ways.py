@@ -28,15 +28,7 @@ def stock_config(folder, *imports):
     cfg = toys.config(folder, pruned=False, samples=16)
     toys.make_iter_based(cfg, max_iters=16)
     cfg.custom_imports = dict(imports=['infobatch_mm.digit_scenes', *imports])
-    cfg.val_dataloader = dict(
-        batch_size=1,
-        num_workers=0,
-        sampler=dict(type='DefaultSampler', shuffle=False),
-        dataset=toys.scenes(2, split='val'),
-    )
-    cfg.val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
-    cfg.val_cfg = dict(type='ValLoop')
-    cfg.train_cfg.val_interval = 8
+    toys.add_validation(cfg, interval=8)
     cfg.log_level = 'INFO'
     cfg.default_hooks = dict(logger=dict(type='LoggerHook', interval=1))
     return cfg

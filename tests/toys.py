@@ -190,6 +190,19 @@ def make_iter_based(cfg: Config, max_iters: int) -> None:
     cfg.log_processor = dict(by_epoch=False)
 
 
+def add_validation(cfg: Config, interval: int) -> None:
+    """Let a run validate on two scenes, by mean IoU."""
+    cfg.val_dataloader = dict(
+        batch_size=1,
+        num_workers=0,
+        sampler=dict(type='DefaultSampler', shuffle=False),
+        dataset=scenes(2, split='val'),
+    )
+    cfg.val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
+    cfg.val_cfg = dict(type='ValLoop')
+    cfg.train_cfg.val_interval = interval
+
+
 @contextmanager
 def count_steps(steps: list) -> Iterator[None]:
     """Append to a list for each step of an SGD optimizer."""
