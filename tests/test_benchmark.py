@@ -3,16 +3,17 @@
 import json
 import os
 
-import benchmark
-import benchmark_report
 import numpy as np
 import pytest
 import torch
+from scipy import stats
+from test_hook import read_rounds
+
+import benchmark
+import benchmark_report
 from benchmark import Budget, Cell, Suite
 from benchmark_parts import InfiniteSubsetSampler, UnscaledPolicy
 from benchmark_statistics import paired, power, seeds_needed, verdict
-from scipy import stats
-from test_hook import read_rounds
 
 # Verdicts
 

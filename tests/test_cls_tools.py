@@ -1,9 +1,10 @@
-"""tools/test.py draws predictions as mmpretrain's own tools/test.py does."""
+"""tools/test.py treats predictions as mmpretrain's own tools/test.py does."""
 
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import cls_toys
+import mmengine
 import pytest
 import torch
 from mmengine.config import Config
@@ -63,6 +64,14 @@ def test_each_image_is_shown(run, monkeypatch):
     )
     test_tool.main([*run, '--show', '--wait-time', '0.5'])
     assert waits == [0.5] * IMAGES
+
+
+def test_predictions_are_kept(run, tmp_path):
+    out = tmp_path / 'predictions.pkl'
+    test_tool.main([*run, '--out', str(out)])
+    predictions = mmengine.load(out)
+    assert len(predictions) == IMAGES
+    assert {'pred_label', 'gt_label'} <= predictions[0].keys()
 
 
 @pytest.mark.skipif(not THEIRS.exists(), reason='mmpretrain has no tools')

@@ -24,13 +24,21 @@ class BenchmarkHook(Hook):
     Times leave out the start and validation; `cpu_seconds` are those of this
     process, which other work on the machine disturbs less. What was counted
     is saved in checkpoints, so that a resumed run goes on with it.
+
+    Args:
+        channels_last (bool): Lay out the model's memory so.
     """
 
     # Before CheckpointHook (90), which saves the count with the iteration.
     priority = 80
 
+    def __init__(self, channels_last: bool = False) -> None:
+        self.channels_last = channels_last
+
     def before_train(self, runner: Any) -> None:
         """Begin, or go on where a checkpoint stood."""
+        if self.channels_last:
+            runner.model.to(memory_format=torch.channels_last)
         known = runner.message_hub.runtime_info.get(KEY)
         self.state = known or dict(
             starts=0,

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+from scipy import stats
+
 from benchmark import ARMS, CELLS, CORE, ROOT, SUITES
 from benchmark_statistics import (
     MARGIN,
@@ -17,7 +19,6 @@ from benchmark_statistics import (
     seeds_needed,
     verdict,
 )
-from scipy import stats
 
 matplotlib.use('Agg')
 from matplotlib import pyplot as plt

@@ -35,7 +35,6 @@ import mmengine.config.config
 from mmengine.config import Config
 from yapf.yapflib import yapf_api
 
-sys.path.insert(0, str(Path(__file__).parent))
 from zoo_judge import FORK, attempt, check, status_of
 from zoo_package import EXTRAS, FAMILIES, Package, load_package
 from zoo_report import (

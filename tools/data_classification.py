@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from data_files import extract, prepare_once
 from PIL import Image
+
+from data_files import extract, prepare_once
 
 IMAGE_SUFFIXES = ('.jpeg', '.jpg', '.png')
 

@@ -9,7 +9,6 @@ be under way, and may be a stock run: the page says what it lacks, and why.
 import argparse
 import math
 import re
-import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from importlib import metadata
@@ -19,12 +18,10 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import infobatch_mm
-from infobatch_mm.records import SCORE_EDGES
-
-sys.path.insert(0, str(Path(__file__).parent))
 import read_run
 import report_figures as figures
 import report_gallery
+from infobatch_mm.records import SCORE_EDGES
 from read_run import ClassTable, Line
 from report_figures import Curve, Picture
 

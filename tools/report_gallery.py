@@ -17,8 +17,9 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 from mmengine.utils import import_modules_from_strings
 from PIL import Image
-from report_figures import data_address
 from torch import Tensor
+
+from report_figures import data_address
 
 IGNORED = 255  # mmseg's label of a pixel without a class
 LONGEST_SIDE = 256  # of a picture, in pixels

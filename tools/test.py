@@ -29,7 +29,11 @@ def build_parser() -> argparse.ArgumentParser:
         help='folder of the metrics, as json '
         "(default: the config's, else ./work_dirs/CONFIG_NAME)",
     )
-    parser.add_argument('--out', help='folder of the predicted label maps')
+    parser.add_argument(
+        '--out',
+        help='folder of the predicted label maps; '
+        'for mmpretrain, the pickle file of the predictions',
+    )
     parser.add_argument(
         '--show', action='store_true', help='show each prediction'
     )
@@ -110,6 +114,17 @@ def augment_at_test_time(cfg: Config) -> None:
     cfg.model = cfg.tta_model
 
 
+def keep_predictions(cfg: Config, out: str) -> None:
+    """Let the evaluator write the predictions as the package's own does."""
+    if cfg.get('default_scope') == 'mmpretrain':
+        known = cfg.test_evaluator
+        dump = dict(type='DumpResults', out_file_path=out)
+        metrics = known if isinstance(known, list) else [known]
+        cfg.test_evaluator = [*metrics, dump]
+    else:
+        cfg.test_evaluator.update(output_dir=out, keep_results=True)
+
+
 def load_config(args: argparse.Namespace) -> Config:
     """Read the config and apply the command line to it."""
     cfg = Config.fromfile(args.config)
@@ -126,7 +141,7 @@ def load_config(args: argparse.Namespace) -> Config:
     if args.tta:
         augment_at_test_time(cfg)
     if args.out is not None:
-        cfg.test_evaluator.update(output_dir=args.out, keep_results=True)
+        keep_predictions(cfg, args.out)
     return cfg
 
 

@@ -19,6 +19,7 @@ from multiprocessing.connection import Connection
 
 import torch
 from mmengine.config import Config
+
 from zoo_package import Package
 from zoo_probes import is_fault, probe, prune, rounds_of, train
 from zoo_report import Record

@@ -21,6 +21,8 @@ from mmpretrain.models import (
 from mmpretrain.registry import MODELS
 from mmpretrain.utils import register_all_modules
 from PIL import Image
+
+from infobatch_mm.config import CLS_HEADS
 from zoo_package import Package, Small
 from zoo_small import (
     BATCH,
@@ -33,8 +35,6 @@ from zoo_small import (
     parts,
     unsync_norm,
 )
-
-from infobatch_mm.config import CLS_HEADS
 
 CROP = 64
 CROPS = dict(

@@ -16,6 +16,8 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 from mmseg.utils import register_all_modules
 from PIL import Image
+
+from infobatch_mm.config import SEG_HEADS
 from zoo_package import Package, Small
 from zoo_report import ADE20K
 from zoo_small import (
@@ -29,8 +31,6 @@ from zoo_small import (
     parts,
     unsync_norm,
 )
-
-from infobatch_mm.config import SEG_HEADS
 
 CROP = 32
 CROPS = dict(

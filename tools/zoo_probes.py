@@ -17,12 +17,12 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 from torch import Tensor, nn
-from zoo_package import Package
-from zoo_small import BATCH, SAMPLES
 
 from infobatch_mm import enable
 from infobatch_mm.binding import find_heads
 from infobatch_mm.ledger import Ledger
+from zoo_package import Package
+from zoo_small import BATCH, SAMPLES
 
 BATCH_NORM = nn.modules.batchnorm._BatchNorm
 WEIGHTS = (0.5, 3.0)
