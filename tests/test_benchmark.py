@@ -2,10 +2,12 @@
 
 import json
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from mmengine.registry import HOOKS
 from scipy import stats
 from test_hook import read_rounds
 
@@ -67,6 +69,16 @@ def test_full_is_stock(stock):
     expected = stock.to_dict()
     cfg = benchmark.ARMS['full'](stock, None, 0)
     assert cfg.to_dict() == expected
+
+
+def test_a_model_is_laid_out_channels_last():
+    suite = benchmark.SUITES['digits']._replace(channels_last=True)
+    cfg = benchmark.stock_config(suite)
+    hook = HOOKS.build(cfg.custom_hooks[-1])
+    message_hub = SimpleNamespace(runtime_info={}, update_info=print)
+    model = torch.nn.Conv2d(3, 4, 3)
+    hook.before_train(SimpleNamespace(model=model, message_hub=message_hub))
+    assert model.weight.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_short_shortens_the_schedule_with_its_intervals(stock):
