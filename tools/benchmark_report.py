@@ -22,9 +22,11 @@ from benchmark_statistics import (
 
 matplotlib.use('Agg')
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 
 RESULTS = ROOT / 'benchmarks/RESULTS.md'
 PICTURES = ROOT / 'benchmarks/pictures'
+COLORS = {arm: f'C{index}' for index, arm in enumerate(CORE)}
 SWEEP = {0.1: 'infobatch-r0.1', 0.3: 'infobatch-r0.3', 0.5: 'infobatch'}
 SWEEP[0.7] = 'infobatch-r0.7'
 
@@ -151,22 +153,32 @@ def efficiency_text(cells: Cells) -> str:
     )
 
 
+def class_names(cells: Cells) -> list[str]:
+    """Return the classes whose IoU a suite measures."""
+    last = next(iter(cells['full'].values()))['validations'][-1]
+    return [k.removeprefix('IoU/') for k in last if k.startswith('IoU/')]
+
+
+def class_gap(cells: Cells, arm: str, name: str) -> Any:
+    """Return the paired difference of the IoU of a class to full data."""
+    key = f'IoU/{name}'
+    seeds = sorted(cells[arm].keys() & cells['full'].keys())
+    return paired(
+        [
+            cells[arm][seed]['validations'][-1][key]
+            - cells['full'][seed]['validations'][-1][key]
+            for seed in seeds
+        ]
+    )
+
+
 def class_table(cells: Cells, arms: Sequence[str]) -> str:
     """Return the mean difference of each class to full data."""
-    last = {
-        arm: {seed: cell['validations'][-1] for seed, cell in found.items()}
-        for arm, found in cells.items()
-    }
-    first = next(iter(last['full'].values()))
-    names = [key for key in first if key.startswith('IoU/')]
     rows = [['class', '`full`', *(f'`{arm}`' for arm in arms)]]
-    for name in names:
-        row = [name.removeprefix('IoU/')]
-        row.append(spread(run[name] for run in last['full'].values()))
-        for arm in arms:
-            seeds = sorted(last[arm].keys() & last['full'].keys())
-            gap = [last[arm][s][name] - last['full'][s][name] for s in seeds]
-            row.append(interval(paired(gap)))
+    for name in class_names(cells):
+        last = (run['validations'][-1] for run in cells['full'].values())
+        row = [name, spread(each[f'IoU/{name}'] for each in last)]
+        row += [interval(class_gap(cells, arm, name)) for arm in arms]
         rows.append(row)
     return table(rows)
 
@@ -193,29 +205,16 @@ def sweep_text(cells: Cells) -> str:
 
 
 def draw(suite: str, cells: Cells) -> Path:
-    """Draw a suite: metric over samples and time, kept share by round."""
-    figure, axes = plt.subplots(1, 3, figsize=(13, 3.8))
-    for arm in [arm for arm in CORE if arm in cells]:
-        runs = list(cells[arm].values())
-        for axis, key in zip(
-            axes, ('samples_seen', 'cpu_seconds'), strict=False
-        ):
-            axis.plot(
-                mean_curve(runs, key),
-                mean_curve(runs, runs[0]['metric']),
-                marker='.',
-                label=f'{arm} ({len(runs)})',
-            )
-    axes[0].set(xlabel='samples seen', ylabel=runs[0]['metric'])
-    axes[1].set(xlabel='seconds of CPU in training')
-    axes[0].legend(title='arm (seeds)')
-    for arm in ('infobatch', 'random'):
-        if arm in cells:
-            rounds = next(iter(cells[arm].values()))['rounds']
-            kept = [100 * line['kept'] / line['total'] for line in rounds]
-            axes[2].plot(kept, drawstyle='steps-mid', label=arm)
-    axes[2].set(xlabel='round', ylabel='kept (%)', ylim=(0, 105))
-    axes[2].legend()
+    """Draw a suite: metric over samples and time, kept share, classes."""
+    classes = class_names(cells) if 'full' in cells else []
+    figure, grid = plt.subplots(2, 2, figsize=(10, 7.5))
+    axes = grid.ravel()
+    draw_curves(axes, cells)
+    draw_kept(axes[2], cells)
+    if classes:
+        draw_classes(axes[3], cells, classes)
+    else:
+        axes[3].remove()
     figure.suptitle(suite)
     figure.tight_layout()
     PICTURES.mkdir(exist_ok=True)
@@ -223,6 +222,53 @@ def draw(suite: str, cells: Cells) -> Path:
     figure.savefig(path, dpi=80, metadata=dict(Software=None))
     plt.close(figure)
     return path
+
+
+def draw_curves(axes: Sequence[Axes], cells: Cells) -> None:
+    """Draw the mean metric of each arm over samples and wall-clock."""
+    for arm in [arm for arm in CORE if arm in cells]:
+        runs = list(cells[arm].values())
+        metric = runs[0]['metric']
+        style = dict(marker='.', color=COLORS[arm])
+        values = mean_curve(runs, metric)
+        samples = mean_curve(runs, 'samples_seen')
+        seconds = mean_curve(runs, 'train_seconds')
+        axes[0].plot(samples, values, label=f'{arm} ({len(runs)})', **style)
+        axes[1].plot(seconds, values, **style)
+    axes[0].set(xlabel='samples seen', ylabel=metric)
+    axes[1].set(xlabel='seconds of training, wall-clock')
+    axes[0].legend(title='arm (seeds)')
+
+
+def draw_kept(axis: Axes, cells: Cells) -> None:
+    """Draw the share kept in each round of the first seed."""
+    for arm in ('infobatch', 'random'):
+        if arm in cells:
+            rounds = next(iter(cells[arm].values()))['rounds']
+            kept = [100 * line['kept'] / line['total'] for line in rounds]
+            axis.plot(kept, drawstyle='steps-mid', color=COLORS[arm])
+    axis.set(xlabel='round', ylabel='kept (%)', ylim=(0, 105))
+
+
+def draw_classes(axis: Axes, cells: Cells, classes: Sequence[str]) -> None:
+    """Draw which classes gain or lose, with their 90 % intervals."""
+    arms = [arm for arm in CORE if arm in cells and arm != 'full']
+    for shift, arm in enumerate(arms):
+        gaps = [class_gap(cells, arm, name) for name in classes]
+        axis.errorbar(
+            [gap.mean for gap in gaps],
+            [row + 0.25 * (shift - 1) for row in range(len(classes))],
+            xerr=[
+                [gap.mean - gap.low for gap in gaps],
+                [gap.high - gap.mean for gap in gaps],
+            ],
+            fmt='.',
+            color=COLORS[arm],
+        )
+    axis.axvline(0, color='grey', linewidth=0.8)
+    axis.set(xlabel='IoU less that of full', yticks=range(len(classes)))
+    axis.set_yticklabels(classes)
+    axis.invert_yaxis()
 
 
 def mean_curve(runs: Sequence[Cell], key: str) -> list[float]:
