@@ -85,15 +85,17 @@ SUITES = {
     'cifar10-lars': CIFAR._replace(config=CIFAR_CONFIG.format('512-lars')),
     'cifar10-lamb': CIFAR._replace(config=CIFAR_CONFIG.format('512-lamb')),
 }
-# Where pruning pays: redundancy of the data x length of training.
+# Where pruning pays: redundancy of the data x length of training. Without
+# near duplicates and at the usual length it is `digits` itself.
 for _percent in (0, 50, 90):
     for _name, _length in (('third', 1 / 3), ('one', 1.0), ('three', 3.0)):
-        SUITES[f'digits-near{_percent}-{_name}'] = DIGITS._replace(
-            options={
-                'train_dataloader.dataset.near_duplicates': _percent / 100
-            },
-            length=_length,
-        )
+        if (_percent, _length) != (0, 1.0):
+            SUITES[f'digits-near{_percent}-{_name}'] = DIGITS._replace(
+                options={
+                    'train_dataloader.dataset.near_duplicates': _percent / 100
+                },
+                length=_length,
+            )
 # One digit ten times rarer in training than the others.
 SUITES['digits-rare'] = DIGITS._replace(
     options={'train_dataloader.dataset.digit_odds': [1.0] * 9 + [0.1]}

@@ -363,12 +363,12 @@ def main() -> None:
     cells_of = {suite: cells for suite, cells in cells_of.items() if cells}
     on_map = {}
     for suite, cells in cells_of.items():
-        if suite.startswith('digits-near'):
-            if CORE.keys() <= cells.keys():
-                on_map[suite] = cells
-        else:
+        is_near = suite.startswith('digits-near')
+        if CORE.keys() <= cells.keys() and (is_near or suite == 'digits'):
+            on_map[suite] = cells
+        if not is_near:
             text = replace_block(text, suite, suite_text(suite, cells))
-    if on_map:
+    if len(on_map) > 1:
         content = f'{map_table(on_map)}\n\n{prediction_text(on_map)}'
         text = replace_block(text, 'map', content)
     RESULTS.write_text(text)
