@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from mmengine.logging import MessageHub
 from mmengine.registry import HOOKS
 from scipy import stats
 from test_hook import read_rounds
@@ -75,9 +76,9 @@ def test_a_model_is_laid_out_channels_last():
     suite = benchmark.SUITES['digits']._replace(channels_last=True)
     cfg = benchmark.stock_config(suite)
     hook = HOOKS.build(cfg.custom_hooks[-1])
-    message_hub = SimpleNamespace(runtime_info={}, update_info=print)
     model = torch.nn.Conv2d(3, 4, 3)
-    hook.before_train(SimpleNamespace(model=model, message_hub=message_hub))
+    hub = MessageHub.get_instance('channels_last')
+    hook.before_train(SimpleNamespace(model=model, message_hub=hub))
     assert model.weight.is_contiguous(memory_format=torch.channels_last)
 
 

@@ -50,7 +50,7 @@ class Suite(NamedTuple):
         options (dict): Settings that the suite changes in it.
         length (float): Factor on the length of its schedule.
         channels_last (bool): Whether the model's memory is laid out so,
-            which on a CPU makes some of them train half as long again.
+            which makes some of them train faster on a CPU.
     """
 
     config: str
@@ -65,7 +65,7 @@ CIFAR_CONFIG = 'configs/cifar10/resnet18-w8_1xb{}-100e_cifar10-10k.py'
 CIFAR = Suite(
     CIFAR_CONFIG.format('128'),
     'accuracy/top1',
-    length=0.6,  # so that four seeds of the core arms take some three hours
+    length=0.6,  # for four seeds of the core arms in a few hours
     channels_last=True,
 )
 SUITES = {
