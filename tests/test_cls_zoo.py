@@ -3,6 +3,7 @@
 from copy import deepcopy
 
 import pytest
+import torch
 from mmengine.config import Config
 
 pytest.importorskip('mmpretrain')
@@ -11,6 +12,8 @@ import zoos
 from mmpretrain.models.heads import LinearClsHead
 from mmpretrain.registry import MODELS
 from zoos import check_zoo
+
+import zoo_probes
 
 MMPRETRAIN = check_zoo.load_package('mmpretrain')
 MIXUP = dict(type='Mixup', alpha=0.8)
@@ -37,6 +40,19 @@ class SqueezingClsHead(LinearClsHead):
 
     def forward(self, feats):
         return super().forward(feats).squeeze()
+
+
+@MODELS.register_module()
+class BriefClsHead(LinearClsHead):
+    """Has a gradient for its first batches only, as if it had learnt all."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.register_buffer('batches', torch.tensor(0))
+
+    def forward(self, feats):
+        self.batches += 1
+        return super().forward(feats) * (self.batches < 5)
 
 
 def write_config(root, name, **settings):
@@ -161,6 +177,16 @@ def test_what_is_wide_is_stood_in_for_and_the_head_is_told():
     assert small.model.head.in_channels == 1280
 
 
+def test_a_small_schedule_has_all_parts_of_the_stock_one():
+    # Its second part has no end in the config.
+    small, _ = MMPRETRAIN.shrink(
+        stock('shufflenet_v1/shufflenet-v1-1x_16xb64_in1k')
+    )
+    first, second = small.param_scheduler
+    assert (first.begin, first.end) == (0, 12)
+    assert second.begin == 6 and 'end' not in second
+
+
 # What passes and what fails
 
 
@@ -177,6 +203,58 @@ def test_a_sound_head_passes_also_with_mixed_images(zoo):
         assert all(isinstance(error, float) for error in probes.values())
         assert record['rounds'][0] == 8 and min(record['rounds']) < 8
     assert records['mixing.py']['heads'] == 'LinearClsHead + Mixup'
+
+
+def test_a_head_without_a_gradient_left_is_measured_untrained(zoo):
+    brief = cls_toys.linear_head(type='BriefClsHead')
+    model = cls_toys.model(pruned=False, head=brief)
+    write_config(zoo, 'brief', model=model)
+    write_config(zoo, 'usual')
+    status, records = check(zoo)
+    assert status == 0
+    assert {r['status'] for r in records.values()} == {'passed'}
+    assert records['brief.py']['untrained']
+    assert 'untrained' not in records['usual.py']
+
+
+def test_a_learning_rate_too_large_for_small_batches_is_cut(zoo):
+    optimizer = dict(type='SGD', lr=1e3)
+    write_config(zoo, 'fast', optim_wrapper=dict(optimizer=optimizer))
+    status, records = check(zoo)
+    record = records['fast.py']
+    assert status == 0 and record['status'] == 'passed'
+    assert 'NaN' in record['small_learning_rate']
+
+
+@pytest.mark.parametrize('side', ['input', 'gradient'])
+def test_a_batch_norm_has_the_gradients_of_one_transposed_image(side):
+    norm = torch.nn.BatchNorm2d(3).double().eval()
+    zoo_probes.lay_out(norm)
+
+    def forward(values):
+        if side == 'input':  # from (B, H * W, C)
+            return norm(values.transpose(1, 2).reshape(-1, 3, 2, 2))
+        return norm(values).flatten(2).transpose(1, 2)
+
+    shape = (1, 4, 3) if side == 'input' else (1, 3, 2, 2)
+    values = torch.randn(shape, dtype=torch.double, requires_grad=True)
+    # A hook is not made to be given None for a gradient.
+    assert torch.autograd.gradcheck(
+        forward, values, check_undefined_grad=False
+    )
+
+
+def test_what_is_single_enters_a_convolution_in_double():
+    conv = torch.nn.Conv2d(3, 3, 1)
+    zoo_probes.to_double(conv)
+    assert conv(torch.randn(1, 3, 2, 2)).dtype == torch.double
+
+
+def test_other_keys_and_shapes_are_noticed():
+    zoo_probes.compare_keys(torch.nn.Linear(2, 3), torch.nn.Linear(2, 3))
+    for other in (torch.nn.Linear(3, 3), torch.nn.Linear(2, 3, bias=False)):
+        with pytest.raises(RuntimeError, match='weight|bias'):
+            zoo_probes.compare_keys(other, torch.nn.Linear(2, 3))
 
 
 def test_of_each_config_is_said_why_it_did_not_pass(zoo):

@@ -38,6 +38,7 @@ from yapf.yapflib import yapf_api
 from zoo_judge import FORK, attempt, check, status_of
 from zoo_package import EXTRAS, FAMILIES, Package, load_package
 from zoo_report import (
+    OTHERWISE,
     Record,
     markdown,
     natural,
@@ -294,7 +295,7 @@ def collect(
 
 def same_as(known: Record, record: Record) -> Record:
     """Return the record of a config whose small config has been run."""
-    shared = ('status', 'reason', 'no_ignored_pixels')
+    shared = ('status', 'reason', *OTHERWISE)
     result = {name: known[name] for name in shared if name in known}
     return record | result | dict(same_as=known['config'])
 

@@ -8,6 +8,7 @@ import inspect
 import json
 from collections.abc import Mapping
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -110,12 +111,17 @@ def out_of_scope(name: str, cfg: Config) -> tuple[str, str] | None:
 # The small config
 
 
-def shrink(cfg: Config) -> Small:
+def shrink(cfg: Config, lr_factor: float = 1.0) -> Small:
     """Return the training part of a stock config, so small that it is quick.
 
     The head and its loss, the neck, the mixing of images and the transforms
     of the data stay what they are but for the size of images; weights are
     random, backbones of repeated blocks have fewer of them.
+
+    Args:
+        cfg (Config): The stock config.
+        lr_factor (float): Factor on the learning rate, which is meant for
+            batches of hundreds.
     """
     crop = max(CROPS.get(str(p.get('type')), 0) for p in parts(cfg.model))
     crop = crop or CROP
@@ -125,6 +131,8 @@ def shrink(cfg: Config) -> Small:
     notes = make_small(model, crop)
     loader = cfg.train_dataloader
     optim_wrapper, precision = full_precision(cfg.optim_wrapper)
+    if lr_factor != 1:
+        optim_wrapper.optimizer.lr *= lr_factor
     small = dict(
         default_scope=cfg.default_scope,
         model=model,
@@ -166,8 +174,10 @@ def small_scheduler(scheduler: Any, cfg: Config) -> Any:
     """Return a scheduler whose warm-up and end fit the small budget."""
     by_epoch = scheduler.get('by_epoch', True)
     budget = ROUNDS if by_epoch else ROUNDS * SAMPLES // BATCH
-    # How many iterations the full run has is not known.
-    full = cfg.train_cfg.max_epochs if by_epoch else scheduler.get('end', 1)
+    # How many iterations the full run has is not known. What has no end is
+    # taken to last as long as what was before it.
+    end = scheduler.get('end') or 2 * scheduler.get('begin', 0) or 1
+    full = cfg.train_cfg.max_epochs if by_epoch else end
 
     def scaled(tick: int) -> int:
         return min(budget, tick and max(1, tick * budget // full))
@@ -213,8 +223,9 @@ def make_small(model: Any, crop: int) -> list[str]:
         if part != before:
             notes.append(f'{part["type"]} of less depth')
         known = inspect.signature(kind).parameters
-        if 'img_size' in known:
-            size = part.get('img_size', known['img_size'].default)
+        # Some pass it on to their base class, which gets it among kwargs.
+        if 'img_size' in known or 'img_size' in part:
+            size = part.get('img_size') or known['img_size'].default
             is_pair = isinstance(size, (list, tuple))
             part['img_size'] = (crop, crop) if is_pair else crop
         if 'pad_small_map' in known:
@@ -332,4 +343,5 @@ PACKAGE = Package(
     write_images=write_images,
     out_of_scope=out_of_scope,
     refusals=("sampler.type is 'RepeatAugSampler'",),
+    retries=dict(small_learning_rate=partial(shrink, lr_factor=0.01)),
 )

@@ -138,12 +138,20 @@ def reasons_not_meant(records: list[Record]) -> list[list[Any]]:
     return [[*why, number] for why, number in sorted(counts.items())]
 
 
-def without_ignored(records: list[Record]) -> list[list[str]]:
-    """Return what was run without ignored pixels, and upstream's reason."""
+# How a config was run that could not be run as it is (Package.retries).
+OTHERWISE = dict(
+    no_ignored_pixels='without ignored pixels',
+    small_learning_rate='with a hundredth of the learning rate',
+)
+
+
+def run_otherwise(records: list[Record]) -> list[list[str]]:
+    """Return what was run in another way than the rest, and why."""
     return [
-        [r['config'], r['no_ignored_pixels'].replace('|', '/')]
-        for r in records
-        if 'no_ignored_pixels' in r
+        [record['config'], how, record[name].replace('|', '/')]
+        for record in records
+        for name, how in OTHERWISE.items()
+        if name in record
     ]
 
 
@@ -171,10 +179,10 @@ def markdown(records: list[Record]) -> str:
     if not_meant:
         title = ['not meant to prune', 'reason', 'configs']
         sections.append(markdown_table(title, not_meant))
-    bare = without_ignored(records)
-    if bare:
-        title = ['run without ignored pixels', 'as upstream fails on them']
-        sections.append(markdown_table(title, bare))
+    others = run_otherwise(records)
+    if others:
+        title = ['config', 'how it was run', 'why: without pruning too']
+        sections.append(markdown_table(title, others))
     return '\n'.join(f'{section.strip()}\n' for section in sections)
 
 
