@@ -461,11 +461,11 @@ class QuantilePolicy(PruningPolicy):
         ranks = [int(q * len(scores) + 1e-6) for q in self.quantiles]
         inner = [rank for rank in ranks if rank < len(scores)]
         # One rank at a time: NumPy is several times slower with two at once.
-        ranked, begin = scores.numpy().copy(), 0
+        ranked, begin, edges = scores.numpy().copy(), 0, []
         for rank in inner:
             ranked[begin:].partition(rank - begin)
+            edges.append(float(ranked[rank]))  # the next one may move it
             begin = rank
-        edges = ranked[inner].tolist()
         return edges + [math.inf] * (len(ranks) - len(inner))
 
     def __repr__(self) -> str:

@@ -200,6 +200,14 @@ def test_the_default_quantiles_are_those_of_the_authors_code():
     assert kept == [[4.0] * 2, [2.0] * 13, [1.0] * 6]
 
 
+@pytest.mark.parametrize('size', [100, 1_000, 10_000])
+def test_quantiles_of_many_scores_are_those_of_the_sorted_ones(size):
+    scores = torch.randn(size, generator=torch.Generator().manual_seed(0))
+    policy = QuantilePolicy((0.2, 0.5, 0.85), prune_ratios=(0.7, 0.5, 0.3))
+    ranks = [size * 20 // 100, size // 2, size * 85 // 100]
+    assert policy.thresholds(scores) == scores.sort().values[ranks].tolist()
+
+
 def test_scores_tied_with_a_quantile_belong_above_it():
     policy = QuantilePolicy((0.5,), prune_ratios=(0.5,))
     assert weight_of(plan_of(policy, [1, 1, 1, 1, 2, 2])) == {
