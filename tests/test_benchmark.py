@@ -256,3 +256,9 @@ def test_report(small, cells, monkeypatch):
     assert text.count('\n| `infobatch` |') == 1
     assert text.count('begin small') == 1 and text.endswith('last\n')
     assert 'old' not in text and (small / 'small.png').exists()
+
+
+def test_controls_that_were_not_run_are_named(cells):
+    some = {arm: cells[arm] for arm in ('full', 'infobatch')}
+    text = benchmark_report.controls_table(some)
+    assert text.endswith('`random` and `short`: not run.')

@@ -137,6 +137,8 @@ def controls_table(cells: Cells) -> str:
         if against:
             gap = paired(against)
             rows.append([f'`{control}`', str(gap.count), interval(gap)])
+    if len(rows) == 1:
+        return 'The controls at equal cost, `random` and `short`: not run.'
     return table(rows)
 
 
