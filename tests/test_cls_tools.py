@@ -74,16 +74,62 @@ def test_predictions_are_kept(run, tmp_path):
     assert {'pred_label', 'gt_label'} <= predictions[0].keys()
 
 
-@pytest.mark.skipif(not THEIRS.exists(), reason='mmpretrain has no tools')
-@pytest.mark.parametrize(
-    'flags', [['--show'], ['--show-dir', 'painted'], ['--wait-time', '9']]
-)
-def test_the_hook_is_set_as_theirs(run, flags, monkeypatch):
+@pytest.fixture
+def settings_of(run, monkeypatch):
+    """A function from flags to our config and theirs."""
+    if not THEIRS.exists():
+        pytest.skip('mmpretrain has no tools')
     spec = spec_from_file_location('mmpretrain_tools_test', THEIRS)
     theirs = module_from_spec(spec)
     spec.loader.exec_module(theirs)
-    monkeypatch.setattr('sys.argv', ['test.py', *run, *flags])
-    expected = theirs.merge_args(Config.fromfile(run[0]), theirs.parse_args())
-    ours = test_tool.load_config(test_tool.parse_args([*run, *flags]))
+
+    def settings(*flags):
+        monkeypatch.setattr('sys.argv', ['test.py', *run, *flags])
+        cfg = Config.fromfile(run[0])
+        ours = test_tool.load_config(test_tool.parse_args([*run, *flags]))
+        return ours, theirs.merge_args(cfg, theirs.parse_args())
+
+    return settings
+
+
+@pytest.mark.parametrize(
+    'flags', [['--show'], ['--show-dir', 'painted'], ['--wait-time', '9']]
+)
+def test_the_hook_is_set_as_theirs(settings_of, flags):
+    ours, theirs = settings_of(*flags)
     hook = ours.default_hooks.visualization
-    assert hook == expected.default_hooks.visualization
+    assert hook == theirs.default_hooks.visualization
+
+
+@pytest.mark.parametrize(
+    'known',
+    [{}, {'tta_model': dict(type='Mine')}, {'tta_pipeline': [dict(type='A')]}],
+)
+def test_images_are_augmented_as_theirs(settings_of, known, run):
+    cfg = Config.fromfile(run[0])
+    cfg.merge_from_dict(known)
+    cfg.dump(run[0])
+    ours, theirs = settings_of('--tta')
+    assert ours.model == theirs.model
+    pipeline = ours.test_dataloader.dataset.pipeline
+    assert pipeline == theirs.test_dataloader.dataset.pipeline
+
+
+def test_an_image_and_its_mirror_are_averaged(run, tmp_path):
+    out = tmp_path / 'predictions.pkl'
+
+    def scores(name, *flags):
+        # mmengine warns of two runs of one name in a process.
+        names = [f'experiment_name={name}', f'visualizer.name={name}']
+        options = ['--out', str(out), '--cfg-options', *names]
+        test_tool.main([*run, *options, *flags])
+        return torch.stack([p['pred_score'] for p in mmengine.load(out)])
+
+    plain, both = scores('tta-off'), scores('tta-on', '--tta')
+    cfg = Config.fromfile(run[0])
+    flip = dict(type='RandomFlip', prob=1.0)
+    cfg.test_dataloader.dataset.pipeline.insert(0, flip)
+    cfg.dump(run[0])
+    mirrored = scores('tta-mirrored')
+    assert not torch.allclose(plain, mirrored)
+    torch.testing.assert_close(both, (plain + mirrored) / 2)

@@ -8,7 +8,6 @@ as many ticks of the clock as it has iterations.
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import matplotlib
@@ -17,24 +16,25 @@ import numpy as np
 matplotlib.use('Agg')
 from matplotlib import pyplot as plt
 
-
-def read_lines(path: Path) -> list[dict]:
-    """Read a file with one JSON object a line."""
-    return [json.loads(line) for line in path.read_text().splitlines()]
+import read_run
 
 
 def read_scalars(work_dir: Path, key: str) -> tuple[np.ndarray, np.ndarray]:
     """Read the iterations and values at which a scalar was logged."""
-    file = sorted(work_dir.glob('*/vis_data/scalars.json'))[-1]
-    lines = [line for line in read_lines(file) if key in line]
+    lines = [line for line in read_run.scalars(work_dir) if key in line]
     steps = [line['step'] for line in lines]
     return np.array(steps), np.array([line[key] for line in lines])
 
 
 def ticks_of(iters: np.ndarray, work_dir: Path) -> np.ndarray:
     """Convert real iterations of a pruned run to ticks of the clock."""
-    summary = json.loads((work_dir / 'infobatch_summary.json').read_text())
-    begins = [r['iter'] for r in read_lines(work_dir / 'infobatch.jsonl')]
+    summary = read_run.summary(work_dir)
+    if summary is None:
+        raise FileNotFoundError(
+            f'{work_dir} has no infobatch_summary.json; name the work '
+            'directory of a pruned run that has ended'
+        )
+    begins = [line['iter'] for line in read_run.rounds(work_dir)]
     ticks = np.arange(len(begins) + 1) * begins[1]
     ends = [*begins, summary['iters_run']]
     ticks[-1] = min(ticks[-1], summary['iters_budget'])

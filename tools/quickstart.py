@@ -8,8 +8,6 @@ and `quickstart.png` is drawn in the work dir.
 """
 
 import argparse
-import itertools
-import json
 import os
 import subprocess
 import sys
@@ -26,11 +24,11 @@ matplotlib.use('Agg')
 from matplotlib import pyplot as plt
 from matplotlib.ticker import MaxNLocator
 
+import read_run
+
 ROOT = Path(__file__).resolve().parents[1]
 STOCK = ROOT / 'configs/quickstart/upernet_tiny_1xb16-20e_digits-48x48.py'
 PRUNED = STOCK.with_name(f'infobatch_{STOCK.name}')
-NAMES = ('stock', 'InfoBatch')
-KEYS = ('total', 'kept')  # what a round shows of the data, by twin
 
 
 class Curve(NamedTuple):
@@ -72,19 +70,13 @@ def follow(command: list[str]) -> tuple[int, deque[str]]:
     return process.returncode, tail
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read a file with one JSON object a line."""
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def read_curve(work_dir: Path, seen: list[int], wall_seconds: float) -> Curve:
-    """Read one twin's results; `seen[e]` samples were seen by epoch e."""
-    scalars = read_lines(sorted(work_dir.glob('*/vis_data/scalars.json'))[-1])
-    val = [line for line in scalars if 'mIoU' in line]
-    last = [line for line in scalars if 'loss' in line][-1]
+def read_curve(work_dir: Path, wall_seconds: float) -> Curve:
+    """Read the results of a finished twin."""
+    lines = read_run.scalars(work_dir)
+    last = [line for line in lines if read_run.is_train(line)][-1]
     return Curve(
-        samples=[seen[line['step']] for line in val],
-        miou=[line['mIoU'] for line in val],
+        samples=read_run.images_seen(work_dir),
+        miou=[line['mIoU'] for line in read_run.validations(work_dir)],
         train_seconds=last['mean_time'] * last['iter'],
         wall_seconds=wall_seconds,
     )
@@ -126,14 +118,13 @@ def draw(path: Path, curves: dict[str, Curve], rounds: list[dict]) -> None:
 
 def compare(work_dir: Path, dirs: list[Path], walls: list[float]) -> None:
     """Print and draw what two finished runs left behind."""
-    rounds = read_lines(dirs[1] / 'infobatch.jsonl')
-    summary = json.loads((dirs[1] / 'infobatch_summary.json').read_text())
-    curves = {}
-    for name, key, folder, wall in zip(NAMES, KEYS, dirs, walls, strict=True):
-        seen = [0, *itertools.accumulate(line[key] for line in rounds)]
-        curves[name] = read_curve(folder, seen, wall)
-    draw(work_dir / 'quickstart.png', curves, rounds)
-    print_table(*curves.values(), summary)
+    pairs = zip(dirs, walls, strict=True)
+    stock, pruned = (read_curve(*pair) for pair in pairs)
+    summary = read_run.summary(dirs[1])
+    assert summary is not None  # the run has ended
+    curves = {'stock': stock, 'InfoBatch': pruned}
+    draw(work_dir / 'quickstart.png', curves, read_run.rounds(dirs[1]))
+    print_table(stock, pruned, summary)
     print(f'Picture: {work_dir / "quickstart.png"}')
     print('One seed proves nothing about accuracy.')
 

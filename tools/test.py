@@ -103,6 +103,8 @@ def draw_predictions(cfg: Config, args: argparse.Namespace) -> None:
 
 def augment_at_test_time(cfg: Config) -> None:
     """Wrap the model and the test pipeline as the config's tta_* say."""
+    if cfg.get('default_scope') == 'mmpretrain':
+        mirror_by_default(cfg)
     missing = [key for key in ('tta_model', 'tta_pipeline') if key not in cfg]
     if missing:
         raise ValueError(
@@ -112,6 +114,20 @@ def augment_at_test_time(cfg: Config) -> None:
     cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
     cfg.tta_model.module = cfg.model
     cfg.model = cfg.tta_model
+
+
+def mirror_by_default(cfg: Config) -> None:
+    """Set what a config leaves out of tta_* as mmpretrain's own tool does.
+
+    The class scores of an image and of its mirror image are averaged.
+    """
+    if 'tta_model' not in cfg:
+        cfg.tta_model = dict(type='mmpretrain.AverageClsScoreTTA')
+    if 'tta_pipeline' not in cfg:
+        *pipeline, pack = cfg.test_dataloader.dataset.pipeline
+        flips = [dict(type='RandomFlip', prob=prob) for prob in (1.0, 0.0)]
+        both = dict(type='TestTimeAug', transforms=[flips, [pack]])
+        cfg.tta_pipeline = [*pipeline, both]
 
 
 def keep_predictions(cfg: Config, out: str) -> None:
