@@ -13,6 +13,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
+import torch
 from mmengine.config import Config
 from PIL import Image
 
@@ -367,6 +368,22 @@ def test_runner_type_goes_through_the_registry(
     tool.main([str(config), *extra, '--cfg-options', 'runner_type=Special'])
     verb = 'train' if tool is train else 'test'
     assert built == ['mmengine', 'Special', verb]
+
+
+def test_group_is_left_after_training(config, monkeypatch):
+    """Gloo's threads abort, now and then, a rank that ends without that."""
+    address = dict(RANK='0', WORLD_SIZE='1', MASTER_ADDR='127.0.0.1')
+    for key, value in (address | dict(MASTER_PORT='0')).items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.setattr(train, 'get_device', lambda: 'cpu')
+    joined = []
+    steps = SimpleNamespace(
+        train=lambda: joined.append(torch.distributed.is_initialized())
+    )
+    monkeypatch.setattr(train, 'build_runner', lambda cfg: steps)
+    train.main([str(config), '--launcher', 'pytorch'])
+    assert joined == [True]
+    assert not torch.distributed.is_initialized()
 
 
 def test_test_flags_reach_the_config(config):

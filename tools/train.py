@@ -211,6 +211,16 @@ def build_runner(cfg: Config) -> Runner:
     return RUNNERS.build(cfg)
 
 
+def leave_group() -> None:
+    """Leave the process group, whose threads may outlive the interpreter.
+
+    A rank that ends with them running can be aborted on its way out, and
+    torchrun then stops the ranks that are still writing.
+    """
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Train; a setting that cannot work ends with one line, exit status 2."""
     args = parse_args(argv)
@@ -220,6 +230,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except ValueError as error:
         build_parser().error(str(error))
     build_runner(cfg).train()
+    leave_group()
 
 
 if __name__ == '__main__':
