@@ -7,6 +7,7 @@ found with either family of OpenMMLab packages.
 import infobatch_mm  # isort: skip
 
 import argparse
+import gc
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -212,13 +213,16 @@ def build_runner(cfg: Config) -> Runner:
 
 
 def leave_group() -> None:
-    """Leave the process group, whose threads may outlive the interpreter.
+    """Leave the process group, and wait for its threads to end.
 
-    A rank that ends with them running can be aborted on its way out, and
-    torchrun then stops the ranks that are still writing.
+    A gloo thread that still drops its last tensors while the interpreter
+    shuts down aborts the rank, and torchrun then stops the ranks that are
+    still writing. The threads end with the last reference to the group,
+    which the runner holds in cycles of references.
     """
     if dist.is_initialized():
         dist.destroy_process_group()
+        gc.collect()
 
 
 def main(argv: Sequence[str] | None = None) -> None:
