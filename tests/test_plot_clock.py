@@ -30,7 +30,7 @@ class ClockWitness(Hook):
 @pytest.fixture(scope='module')
 def twins(tmp_path_factory):
     """Return the work directories of two runs, and the ticks of the pruned."""
-    folders, ticks = [], []
+    folders = []
     for pruned in (False, True):
         folders.append(tmp_path_factory.mktemp('run'))
         # 45 is not a whole number of the passes, which are of six.
@@ -39,8 +39,9 @@ def twins(tmp_path_factory):
             cfg.custom_hooks.append(dict(type='ClockWitness'))
         runner = toys.train(cfg)
         if pruned:
-            [witness] = (h for h in runner.hooks if hasattr(h, 'ticks'))
-            ticks = witness.ticks
+            [ticks] = (
+                h.ticks for h in runner.hooks if isinstance(h, ClockWitness)
+            )
     return *folders, ticks
 
 
