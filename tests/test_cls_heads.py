@@ -1,5 +1,6 @@
 """Weighted classification heads: stock in every respect but the gradient."""
 
+import os
 import pickle
 import subprocess
 import sys
@@ -484,7 +485,15 @@ def test_checkpoints_load_strictly_with_and_without_the_package(tmp_path):
     torch.save(model.state_dict(), tmp_path / 'weighted.pth')
     torch.save(image, tmp_path / 'image.pth')
     script = [sys.executable, '-c', STOCK_SIDE, str(tmp_path)]
-    subprocess.run(script, check=True, capture_output=True, cwd=tmp_path)
+    # To the bit, a result may depend on the number of threads.
+    threads = dict(OMP_NUM_THREADS=str(torch.get_num_threads()))
+    subprocess.run(
+        script,
+        check=True,
+        capture_output=True,
+        cwd=tmp_path,
+        env=os.environ | threads,
+    )
     ours, theirs = model(image), torch.load(tmp_path / 'logits.pth')
     torch.testing.assert_close(theirs, ours, rtol=0, atol=0)
     stock = torch.load(tmp_path / 'stock.pth')
