@@ -74,9 +74,12 @@ class IndexedDataset:
                 f'carry their index, but {type(self.dataset).__name__} gave '
                 f'{type(data).__name__}. End its pipeline with PackSegInputs'
             )
-        data['data_samples'].set_metainfo(
-            dict(infobatch_index=index, infobatch_refetched=refetched)
+        # Field by field: set_metainfo copies its dict deeply, each time.
+        set_field = partial(
+            data['data_samples'].set_field, field_type='metainfo'
         )
+        set_field(index, 'infobatch_index')
+        set_field(refetched, 'infobatch_refetched')
         return data
 
     def __len__(self) -> int:

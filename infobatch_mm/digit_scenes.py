@@ -56,8 +56,8 @@ class DigitScenes(BaseSegDataset):
         digit_odds (Sequence[float], optional): How often each of the ten
             digits is drawn, relative to the others. Defaults to None, as
             often as it occurs among the source digits.
-        cached (bool): Keep composed scenes in memory, four bytes a pixel.
-            Defaults to False.
+        cached (bool): Compose all scenes at once and keep them in memory,
+            four bytes a pixel. Defaults to False, composed when fetched.
         pipeline (Sequence[dict | Callable]): Transforms that follow the
             composition. Defaults to ().
     """
@@ -128,13 +128,13 @@ class DigitScenes(BaseSegDataset):
             )
         self.near_duplicates = near_duplicates
         self.digit_odds = digit_odds
-        self.cache: dict[int, dict[str, np.ndarray]] | None = (
-            {} if cached else None
-        )
         self.split = split
         self.num_scenes = num_scenes
         self.size = size
         self.seed = seed
+        self.cache: list[dict[str, np.ndarray]] = []
+        if cached:
+            self.cache = [self.compose(index) for index in range(num_scenes)]
         super().__init__(pipeline=list(pipeline))
 
     @property
@@ -169,12 +169,8 @@ class DigitScenes(BaseSegDataset):
         return self.pipeline(results)
 
     def _scene(self, index: int) -> dict[str, np.ndarray]:
-        """Compose a scene, or find it in the cache."""
-        if self.cache is None:
-            return self.compose(index)
-        if index not in self.cache:
-            self.cache[index] = self.compose(index)
-        return self.cache[index]
+        """Compose a scene, or take it from the cache."""
+        return self.cache[index] if self.cache else self.compose(index)
 
     def source(self, index: int) -> int:
         """Return the scene that a scene is a near duplicate of, or itself."""

@@ -169,10 +169,10 @@ def test_a_rare_digit_is_drawn_rarely():
 def test_cached_scenes_are_those_that_would_be_composed():
     plain = DigitScenes('train', num_scenes=8)
     cached = DigitScenes('train', num_scenes=8, cached=True)
+    cached.compose = None  # they are composed by now
     first = cached[3]
     first['img'][:] = 0  # a transform may work in place
     assert_same(cached[3], plain[3])
-    assert list(cached.cache) == [3]
 
 
 @pytest.mark.parametrize(

@@ -132,5 +132,7 @@ def image_means(losses: PixelLosses, avg_non_ignore: bool) -> Tensor:
     counted = losses.labels != losses.ignore_index
     pixels = counted.float()
     if weight is not None:
-        pixels = pixels * weight.float()[losses.labels.where(counted, 0)]
+        labels = losses.labels.where(counted, 0).flatten()
+        weights = weight.float().index_select(0, labels)
+        pixels = pixels * weights.view_as(pixels)
     return sums / (pixels.flatten(1).sum(1) + torch.finfo(torch.float32).eps)
