@@ -246,8 +246,38 @@ def test_resume_on_another_number_of_ranks(tmp_path, loop, before, after):
     assert first['budget'] and second['iters'] > 0
 
 
-def test_dist_train_on_a_machine_without_gpu(tmp_path):
-    """The script that users start, in two processes, with an EMA model."""
+# Slurm's part, for two processes on this machine.
+SRUN = """#!/usr/bin/env bash
+set -eu
+[[ $* == "-p local --job-name=toy --gres=gpu:2 --ntasks=2 \
+--ntasks-per-node=2 --cpus-per-task=1 --kill-on-bad-exit=1 --gres=none "* ]]
+while [ "$1" != python ]; do shift; done
+export SLURM_NTASKS=2 SLURM_NODELIST=here
+SLURM_PROCID=1 SLURM_LOCALID=1 "$@" &
+SLURM_PROCID=0 SLURM_LOCALID=0 "$@"
+wait $!
+"""
+SCONTROL = """#!/usr/bin/env bash
+[ "$*" = "show hostnames here" ] && echo 127.0.0.1
+"""
+STARTS = dict(
+    dist=(['dist_train.sh', 'CONFIG', '2'], dict(PORT='PORT')),
+    slurm=(
+        ['slurm_train.sh', 'local', 'toy', 'CONFIG'],
+        dict(
+            MASTER_PORT='PORT',
+            GPUS='2',
+            GPUS_PER_NODE='2',
+            CPUS_PER_TASK='1',
+            SRUN_ARGS='--gres=none',
+        ),
+    ),
+)
+
+
+@pytest.mark.parametrize('start', STARTS)
+def test_the_start_scripts_on_a_machine_without_gpu(start, tmp_path):
+    """What users start, in two processes, with an EMA model."""
     cfg = toys.config(tmp_path / 'run', samples=16, batch_size=2, epochs=3)
     cfg.custom_imports = dict(
         imports=['infobatch_mm', 'infobatch_mm.digit_scenes']
@@ -255,20 +285,26 @@ def test_dist_train_on_a_machine_without_gpu(tmp_path):
     cfg.custom_hooks.append(dict(type='EMAHook'))
     cfg.find_unused_parameters = True
     cfg.dump(tmp_path / 'config.json')
+    for name, text in (('srun', SRUN), ('scontrol', SCONTROL)):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
     with socket.socket() as server:
         server.bind(('127.0.0.1', 0))
         port = str(server.getsockname()[1])
     tools = Path(__file__).parents[1] / 'tools'
+    python = Path(sys.executable).parent
+    (script, *arguments), variables = STARTS[start]
+    values = dict(CONFIG=str(tmp_path / 'config.json'), PORT=port)
     done = subprocess.run(
-        [tools / 'dist_train.sh', tmp_path / 'config.json', '2'],
+        [tools / script, *(values.get(word, word) for word in arguments)],
         env=os.environ
         | dict(
-            PATH=f'{Path(sys.executable).parent}:{os.environ["PATH"]}',
+            PATH=f'{tmp_path}:{python}:{os.environ["PATH"]}',
             PYTHONPATH=str(tools.parent),
-            PORT=port,
             CUDA_VISIBLE_DEVICES='',
             OMP_NUM_THREADS='1',
-        ),
+        )
+        | {key: values.get(word, word) for key, word in variables.items()},
         capture_output=True,
         text=True,
         timeout=300,

@@ -2,6 +2,8 @@
 # Train under Slurm, with the arguments and variables of mmseg:
 #   tools/slurm_train.sh PARTITION JOB_NAME CONFIG [options of tools/train.py]
 #   GPUS (4), GPUS_PER_NODE (4), CPUS_PER_TASK (5), SRUN_ARGS
+# On nodes without GPUs GPUS counts processes, and SRUN_ARGS=--gres=none asks for
+# none.
 set -eu
 partition=$1
 job_name=$2

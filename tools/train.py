@@ -10,7 +10,8 @@ import argparse
 import gc
 import logging
 import os
-from collections.abc import Mapping, Sequence
+import subprocess
+from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,17 @@ def load_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
+def take_slurm_ranks(env: MutableMapping[str, str]) -> None:
+    """Name the ranks of a Slurm step as torch does."""
+    command = ['scontrol', 'show', 'hostnames', env['SLURM_NODELIST']]
+    hosts = subprocess.check_output(command, text=True).split()
+    env.setdefault('MASTER_ADDR', hosts[0])
+    env.setdefault('MASTER_PORT', '29500')  # as mmengine's start
+    env['RANK'] = env['SLURM_PROCID']
+    env['LOCAL_RANK'] = env['SLURM_LOCALID']
+    env['WORLD_SIZE'] = env['SLURM_NTASKS']
+
+
 def start_cpu_ranks(cfg: Config) -> None:
     """Join the gloo group of a distributed run on a machine without GPU.
 
@@ -189,11 +201,14 @@ def start_cpu_ranks(cfg: Config) -> None:
     """
     if cfg.launcher == 'none' or get_device() != 'cpu':
         return
-    if cfg.launcher != 'pytorch':
+    if cfg.launcher == 'mpi':
         raise ValueError(
-            f'--launcher {cfg.launcher} needs GPUs and none was found; on '
-            'CPUs use --launcher pytorch (tools/dist_train.sh)'
+            '--launcher mpi needs GPUs and none was found; on CPUs use '
+            '--launcher pytorch (tools/dist_train.sh) or slurm '
+            '(tools/slurm_train.sh)'
         )
+    if cfg.launcher == 'slurm':
+        take_slurm_ranks(os.environ)
     dist.init_process_group('gloo')
     wrapper = {
         'type': 'MMDistributedDataParallel',
