@@ -118,7 +118,7 @@ class InfoBatchHook(Hook):
             device=self.device,
             momentum=self.score_momentum,
         )
-        self.weights = torch.ones(len(loader.dataset))
+        self.weights = torch.ones(len(loader.dataset), dtype=torch.float32)
         self.times_kept = torch.zeros(len(self.weights), dtype=torch.int32)
         if self._is_resumed:
             self._restore(runner)

@@ -354,7 +354,8 @@ def _whole(
 ) -> Plan:
     """Keep all samples. See :meth:`PruningPolicy.plan`."""
     order = torch.randperm(num_samples, generator=generator)
-    return Plan(order, torch.ones(num_samples), threshold)
+    weights = torch.ones(num_samples, dtype=torch.float32)
+    return Plan(order, weights, threshold)
 
 
 def _strata(values: np.ndarray, edges: Iterable[float]) -> np.ndarray:

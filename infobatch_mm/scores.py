@@ -38,7 +38,9 @@ class ScoreBoard:
         self.momentum = momentum
         self.unscored = num_samples
         # One slot more than samples, so that no update needs a branch.
-        self._slots = torch.full((num_samples + 1,), torch.nan, device=device)
+        self._slots = torch.full(
+            (num_samples + 1,), torch.nan, dtype=torch.float32, device=device
+        )
         self.nonfinite = 0
         self._new_nonfinite = torch.zeros((), dtype=torch.int64, device=device)
         self._updated: list[Tensor] = []
@@ -59,7 +61,7 @@ class ScoreBoard:
             losses (Tensor): Their losses, shape (B,), on the device.
         """
         finite = losses.isfinite()
-        scores = losses.float().where(finite, torch.nan)
+        scores = losses.where(finite, torch.nan).float()
         if self.momentum:
             old = self._slots[ids]
             # A score begins with the first finite loss, also anew.
