@@ -87,19 +87,35 @@ SUITES = {
 }
 # Where pruning pays: redundancy of the data x length of training. Without
 # near duplicates and at the usual length it is `digits` itself.
-for _percent in (0, 50, 90):
-    for _name, _length in (('third', 1 / 3), ('one', 1.0), ('three', 3.0)):
-        if (_percent, _length) != (0, 1.0):
-            SUITES[f'digits-near{_percent}-{_name}'] = DIGITS._replace(
-                options={
-                    'train_dataloader.dataset.near_duplicates': _percent / 100
-                },
-                length=_length,
-            )
+NEAR = (0, 50, 90)  # percent
+LENGTHS = {'third': 1 / 3, 'one': 1.0, 'three': 3.0}
+
+
+def near_suite(percent: int, length: str) -> str:
+    """Return the name of a suite of the map."""
+    if (percent, length) == (0, 'one'):
+        return 'digits'
+    return f'digits-near{percent}-{length}'
+
+
+MAP = {
+    near_suite(percent, length): DIGITS._replace(
+        options={'train_dataloader.dataset.near_duplicates': percent / 100},
+        length=factor,
+    )
+    for percent in NEAR
+    for length, factor in LENGTHS.items()
+}
+SUITES = MAP | SUITES  # where both have it, the plain `digits`
 # One digit ten times rarer in training than the others.
 SUITES['digits-rare'] = DIGITS._replace(
     options={'train_dataloader.dataset.digit_odds': [1.0] * 9 + [0.1]}
 )
+# A third of the length, for the time that pruning saves.
+for _name in ('digits', 'camvid', 'cifar10'):
+    SUITES[f'{_name}-paired'] = SUITES[_name]._replace(
+        length=SUITES[_name].length / 3
+    )
 
 
 def stock_config(suite: Suite) -> Config:

@@ -1,7 +1,6 @@
 """Tables and pictures of the benchmark, from its cells."""
 
 import json
-import math
 import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,9 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 from scipy import stats
 
-from benchmark import ARMS, CELLS, CORE, ROOT, SUITES
+from benchmark import (
+    ARMS,
+    CELLS,
+    CORE,
+    LENGTHS,
+    MAP,
+    NEAR,
+    ROOT,
+    SUITES,
+    near_suite,
+)
 from benchmark_statistics import (
     MARGIN,
     paired,
@@ -23,6 +33,7 @@ from benchmark_statistics import (
 matplotlib.use('Agg')
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 RESULTS = ROOT / 'benchmarks/RESULTS.md'
 PICTURES = ROOT / 'benchmarks/pictures'
@@ -52,16 +63,6 @@ def differences(cells: Cells, arm: str, to: str, key: str) -> list[float]:
     return [cells[arm][s][key] - cells[to][s][key] for s in sorted(seeds)]
 
 
-def ratio(cells: Cells, arm: str, key: str) -> float:
-    """Return the mean ratio of an arm's cost to full data's, by seed."""
-    seeds = cells[arm].keys() & cells.get('full', {}).keys()
-    if not seeds:
-        return math.nan
-    return statistics.mean(
-        cells[arm][s][key] / cells['full'][s][key] for s in seeds
-    )
-
-
 def table(rows: Sequence[Sequence[str]]) -> str:
     """Return rows, the first of which is the head, as a Markdown table."""
     head, *body = (f'| {" | ".join(row)} |' for row in rows)
@@ -81,9 +82,7 @@ def spread(values: Iterable[float]) -> str:
 
 def arms_table(cells: Cells) -> str:
     """Return accuracy, cost and verdict of each arm."""
-    head = (
-        'arm, seeds, metric, difference to `full`, samples, CPU time, verdict'
-    )
+    head = 'arm, seeds, metric, difference to `full`, samples, verdict'
     rows = [head.split(', ')]
     for arm, found in cells.items():
         values = [cell['value'] for cell in found.values()]
@@ -95,13 +94,12 @@ def arms_table(cells: Cells) -> str:
         row += [str(len(found)), spread(values)]
         against = differences(cells, arm, 'full', 'value')
         if arm == 'full' or not against:
-            row += ['', f'{statistics.mean(shares):.1%}', '', '']
+            row += ['', f'{statistics.mean(shares):.1%}', '']
         else:
             gap = paired(against)
             row += [
                 interval(gap),
                 f'{statistics.mean(shares):.1%}',
-                f'{ratio(cells, arm, "cpu_seconds"):.1%}',
                 verdict(gap),
             ]
         rows.append(row)
@@ -142,17 +140,35 @@ def controls_table(cells: Cells) -> str:
     return table(rows)
 
 
-def efficiency_text(cells: Cells) -> str:
-    """Say which part of the samples saved is time saved."""
-    samples = 1 - ratio(cells, 'infobatch', 'samples_seen')
-    parts = []
-    for name, key in (('CPU', 'cpu_seconds'), ('wall-clock', 'train_seconds')):
-        saved = 1 - ratio(cells, 'infobatch', key)
-        parts.append(f'{saved / samples:.2f} in {name} time ({saved:.1%})')
-    return (
-        f'Efficiency of pruning, time saved over samples saved '
-        f'({samples:.1%}): {", ".join(parts)}.'
-    )
+def efficiency_table(cells_of: Mapping[str, Cells]) -> str:
+    """Return which part of the samples saved is time saved.
+
+    From pairs that shared a core, so that what else the machine did fell on
+    both alike; of their CPU time, which is what each had of the core.
+    """
+    head = 'suite, pairs, samples saved, CPU time saved, efficiency'
+    rows = [head.split(', ')]
+    for suite, cells in cells_of.items():
+        samples = saved_shares(cells, 'samples_seen')
+        seconds = saved_shares(cells, 'cpu_seconds')
+        gains = [a / b for a, b in zip(seconds, samples, strict=True)]
+        row = [f'`{suite}`', str(len(gains))]
+        row += [f'{statistics.mean(samples):.1%}']
+        row += [f'{statistics.mean(seconds):.1%}']
+        gap = paired(gains)
+        row += [f'{gap.mean:.2f}']
+        if gap.count > 1:
+            row[-1] += f' [{gap.low:.2f}, {gap.high:.2f}]'
+        rows.append(row)
+    return table(rows)
+
+
+def saved_shares(cells: Cells, key: str) -> list[float]:
+    """Return the share of a cost that pruning saves, seed by seed."""
+    return [
+        1 - cell[key] / cells['full'][seed][key]
+        for seed, cell in cells['infobatch'].items()
+    ]
 
 
 def class_names(cells: Cells) -> list[str]:
@@ -219,11 +235,7 @@ def draw(suite: str, cells: Cells) -> Path:
         axes[3].remove()
     figure.suptitle(suite)
     figure.tight_layout()
-    PICTURES.mkdir(exist_ok=True)
-    path = PICTURES / f'{suite}.png'
-    figure.savefig(path, dpi=80, metadata=dict(Software=None))
-    plt.close(figure)
-    return path
+    return save(figure, suite)
 
 
 def draw_curves(axes: Sequence[Axes], cells: Cells) -> None:
@@ -291,7 +303,7 @@ def map_table(cells_of: Mapping[str, Cells]) -> str:
         runs = list(cells['infobatch'].values())
         row = [f'`{suite}`', str(len(runs))]
         row.append(spread(c['value'] for c in cells['full'].values()))
-        saved = 1 - ratio(cells, 'infobatch', 'samples_seen')
+        saved = statistics.mean(saved_shares(cells, 'samples_seen'))
         row += [f'{saved:.1%}', f'{mean_variance_ratio(runs):.2f}']
         row += [
             interval(paired(differences(cells, 'infobatch', to, 'value')))
@@ -299,6 +311,45 @@ def map_table(cells_of: Mapping[str, Cells]) -> str:
         ]
         rows.append(row)
     return table(rows)
+
+
+def draw_map(cells_of: Mapping[str, Cells]) -> Path:
+    """Draw the gain at equal cost over redundancy and length."""
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.4))
+    for axis, control in zip(axes, ('short', 'random'), strict=True):
+        gains = np.full((len(NEAR), len(LENGTHS)), np.nan)
+        for y, percent in enumerate(NEAR):
+            for x, length in enumerate(LENGTHS):
+                cells = cells_of.get(near_suite(percent, length))
+                if cells:
+                    against = differences(cells, 'infobatch', control, 'value')
+                    gains[y, x] = statistics.mean(against)
+                    axis.text(x, y, f'{gains[y, x]:+.2f}', ha='center')
+        limit = np.nanmax(np.abs(gains))
+        shown = axis.imshow(
+            gains, cmap='PiYG', vmin=-limit, vmax=limit, aspect='auto'
+        )
+        figure.colorbar(shown, ax=axis, label='points of mIoU')
+        axis.set(
+            title=f'infobatch over {control}',
+            xlabel='length of training',
+            ylabel='near duplicates (%)',
+            xticks=range(len(LENGTHS)),
+            xticklabels=list(LENGTHS),
+            yticks=range(len(NEAR)),
+            yticklabels=NEAR,
+        )
+    figure.tight_layout()
+    return save(figure, 'map')
+
+
+def save(figure: Figure, name: str) -> Path:
+    """Write a picture and close it."""
+    PICTURES.mkdir(exist_ok=True)
+    path = PICTURES / f'{name}.png'
+    figure.savefig(path, dpi=80, metadata=dict(Software=None))
+    plt.close(figure)
+    return path
 
 
 def mean_variance_ratio(runs: Sequence[Cell]) -> float:
@@ -336,16 +387,19 @@ def suite_text(suite: str, cells: Cells) -> str:
     """Return all that is said of a suite."""
     parts = [arms_table(cells)]
     if {'full', 'infobatch'} <= cells.keys():
-        parts += [power_text(cells), efficiency_text(cells)]
-        parts += [controls_table(cells)]
+        parts += [power_text(cells), controls_table(cells)]
         if suite == 'digits':
             parts.append(sweep_text(cells))
         if SUITES[suite].metric == 'mIoU':
             arms = [arm for arm in cells if arm in CORE and arm != 'full']
             parts.append(class_table(cells, arms))
-        path = draw(suite, cells)
-        parts.append(f'![Curves of {suite}]({path.parent.name}/{path.name})')
+        parts.append(picture(f'Curves of {suite}', draw(suite, cells)))
     return '\n\n'.join(parts)
+
+
+def picture(text: str, path: Path) -> str:
+    """Return a link to a picture."""
+    return f'![{text}]({path.parent.name}/{path.name})'
 
 
 def replace_block(text: str, name: str, content: str) -> str:
@@ -363,16 +417,21 @@ def main() -> None:
     text = RESULTS.read_text()
     cells_of = {suite: read_cells(suite) for suite in SUITES}
     cells_of = {suite: cells for suite, cells in cells_of.items() if cells}
-    on_map = {}
+    on_map, in_pairs = {}, {}
     for suite, cells in cells_of.items():
-        is_near = suite.startswith('digits-near')
-        if CORE.keys() <= cells.keys() and (is_near or suite == 'digits'):
+        if suite.endswith('-paired'):
+            in_pairs[suite.removesuffix('-paired')] = cells
+            continue
+        if suite in MAP and CORE.keys() <= cells.keys():
             on_map[suite] = cells
-        if not is_near:
+        if suite not in MAP or suite == 'digits':
             text = replace_block(text, suite, suite_text(suite, cells))
+    if in_pairs:
+        text = replace_block(text, 'efficiency', efficiency_table(in_pairs))
     if len(on_map) > 1:
-        content = f'{map_table(on_map)}\n\n{prediction_text(on_map)}'
-        text = replace_block(text, 'map', content)
+        link = picture('Gain at equal cost', draw_map(on_map))
+        parts = [map_table(on_map), prediction_text(on_map), link]
+        text = replace_block(text, 'map', '\n\n'.join(parts))
     RESULTS.write_text(text)
 
 
