@@ -108,6 +108,7 @@ class Steps:
         self.ledger.open(torch.tensor(self.ids), self.weights[self.ids])
         yield
         self.board.update(*self.ledger.close())
+        self.board.merge()  # of one batch; a run does it once a round
 
     def loss_inputs(self) -> list[tuple[nn.Module, tuple]]:
         """Return what enters the loss of each head, cut off before it."""

@@ -281,8 +281,8 @@ class InfoBatchHook(Hook):
         with self._counted():
             ids, slots = self._ids(data_batch)
             self.ledger.open(
-                self._to_device(torch.tensor(slots)),
-                self._to_device(self.weights[ids]),
+                self._to_device(slots),
+                self._to_device(self.weights.index_select(0, ids)),
             )
             self.samples_seen += len(ids) * self.sampler.world_size
 
@@ -301,15 +301,15 @@ class InfoBatchHook(Hook):
             for _ in range(self.clock.tick() - 1):
                 step_schedulers(runner.param_schedulers)
 
-    def _ids(self, data_batch: Any) -> tuple[list[int], list[int]]:
+    def _ids(self, data_batch: Any) -> tuple[Tensor, Tensor]:
         """Return the ids of a batch, and where their scores go."""
         samples = data_batch['data_samples']
-        ids = [sample.infobatch_index for sample in samples]
-        slots = [
-            self.board.unscored if sample.infobatch_refetched else index
-            for sample, index in zip(samples, ids, strict=True)
-        ]
-        return ids, slots
+        ids = torch.tensor([sample.infobatch_index for sample in samples])
+        refetched = [sample.infobatch_refetched for sample in samples]
+        if not any(refetched):
+            return ids, ids
+        elsewhere = torch.tensor(refetched)
+        return ids, ids.masked_fill(elsewhere, self.board.unscored)
 
     def _to_device(self, tensor: Tensor) -> Tensor:
         """Copy a small host tensor without waiting for the device."""

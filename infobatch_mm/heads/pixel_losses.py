@@ -130,9 +130,9 @@ def image_means(losses: PixelLosses, avg_non_ignore: bool) -> Tensor:
     if weight is None and not avg_non_ignore:
         return sums / losses.values[0].numel()
     counted = losses.labels != losses.ignore_index
-    pixels = counted.float()
+    pixels = counted
     if weight is not None:
         labels = losses.labels.where(counted, 0).flatten()
         weights = weight.float().index_select(0, labels)
-        pixels = pixels * weights.view_as(pixels)
+        pixels = weights.view_as(counted) * counted
     return sums / (pixels.flatten(1).sum(1) + torch.finfo(torch.float32).eps)
