@@ -170,8 +170,9 @@ def kept_counts(
     A stratum of n samples keeps the integer nearest to ``(1 - ratio) * n``,
     but at least one: a probability of zero could not be weighted. The total
     is then moved to the nearest multiple of ``multiple_of``, by changing the
-    strata that are pruned, the largest first; where no such multiple can be
-    reached it stays as it is.
+    strata that are pruned, the largest first. None of them loses more than
+    half of what it keeps by that, so that no weight more than doubles; where
+    no such multiple can be reached the total stays as it is.
 
     Args:
         sizes (Sequence[int]): Number of samples of each stratum.
@@ -186,7 +187,8 @@ def kept_counts(
     if not pruned:
         return kept
     total, most = sum(kept), sum(sizes)
-    least = total - sum(kept[j] - 1 for j in pruned)
+    fewest = {j: -(-kept[j] // 2) for j in pruned}
+    least = total - sum(kept[j] - fewest[j] for j in pruned)
     lowest = math.ceil(least / multiple_of) * multiple_of
     highest = most // multiple_of * multiple_of
     if lowest > highest:
@@ -194,7 +196,7 @@ def kept_counts(
     nearest = (total + multiple_of // 2) // multiple_of * multiple_of
     missing = min(max(nearest, lowest), highest) - total
     for j in sorted(pruned, key=lambda j: -sizes[j]):
-        step = min(max(missing, 1 - kept[j]), sizes[j] - kept[j])
+        step = min(max(missing, fewest[j] - kept[j]), sizes[j] - kept[j])
         kept[j] += step
         missing -= step
     return kept

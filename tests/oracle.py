@@ -114,14 +114,20 @@ def admissible_counts(
 
     Each is the integer nearest to (1 - r) n, and at least one. If some counts
     make the round a multiple of `multiple_of`, those nearest in total are
-    taken instead, with no stratum moved further than that needs.
+    taken instead, with no stratum moved further than that needs, and none to
+    less than half of it.
     """
     choices = list(product(*[range(1, n + 1) for n in sizes]))
-    fitting = [c for c in choices if (always + sum(c)) % multiple_of == 0]
+    whole = [c for c in choices if (always + sum(c)) % multiple_of == 0]
     ideal = [(1 - r) * n for n, r in zip(sizes, ratios, strict=True)]
     admissible = []
     # A tie, such as 2.5 of 5, has two nearest integers.
     for nominal in product(*map(nearest, ideal, sizes)):
+        fitting = [
+            c
+            for c in whole
+            if all(2 * m >= n for m, n in zip(c, nominal, strict=True))
+        ]
         if not fitting:
             admissible.append(nominal)
             continue

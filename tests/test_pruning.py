@@ -297,6 +297,7 @@ def test_annealing_tolerates_the_rounding_of_the_clock():
         ([10, 6], [0.5, 0.0], 17, [5, 6]),  # no such number
         ([2, 13], [0.5, 0.0], 8, [1, 13]),  # none between 14 and 15
         ([10, 20, 3], [0.5, 0.5, 0.0], 16, [5, 8, 3]),  # the largest moves
+        ([706, 318], [0.98, 0.0], 32, [34, 318]),  # 2 were less than half
         ([1, 0, 0], [0.9, 0.5, 0.0], 1, [1, 0, 0]),
         ([3, 1], [0.0, 0.0], 8, [3, 1]),
     ],

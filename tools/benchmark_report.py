@@ -128,13 +128,13 @@ def power_text(cells: Cells) -> str:
 
 
 def controls_table(cells: Cells) -> str:
-    """Return InfoBatch against its controls, at equal cost."""
+    """Return InfoBatch against all other arms, by the seeds they share."""
     rows = [['`infobatch` against', 'seeds', 'difference']]
-    for control in ('random', 'short'):
-        against = differences(cells, 'infobatch', control, 'value')
-        if against:
+    for arm in cells:
+        against = differences(cells, 'infobatch', arm, 'value')
+        if arm not in ('full', 'infobatch') and against:
             gap = paired(against)
-            rows.append([f'`{control}`', str(gap.count), interval(gap)])
+            rows.append([f'`{arm}`', str(gap.count), interval(gap)])
     if len(rows) == 1:
         return 'The controls at equal cost, `random` and `short`: not run.'
     return table(rows)
