@@ -106,9 +106,10 @@ def test_arms_of_equal_cost(stock):
     assert cfg.train_cfg.max_iters == 1920
 
 
-def test_lr_of_the_short_schedule(stock):
+@pytest.mark.parametrize('arm', ['short-lr', 'infobatch-lr'])
+def test_lr_of_fewer_steps(stock, arm):
     lr = stock.optim_wrapper.optimizer.lr
-    cfg = benchmark.ARMS['short-lr'](stock, BUDGET, 0)
+    cfg = benchmark.ARMS[arm](stock, BUDGET, 0)
     assert cfg.optim_wrapper.optimizer.lr == pytest.approx(lr / 0.8)
 
 

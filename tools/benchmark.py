@@ -231,6 +231,13 @@ def short_lr(cfg: Config, budget: Budget | None, seed: int) -> Config:
     return cfg
 
 
+def infobatch_lr(cfg: Config, budget: Budget | None, seed: int) -> Config:
+    """InfoBatch with a learning rate larger by as much as it saves."""
+    assert budget is not None
+    cfg.optim_wrapper.optimizer.lr /= budget.share
+    return infobatch()(cfg, None, seed)
+
+
 def subset(cfg: Config, budget: Budget | None, seed: int) -> Config:
     """The same random part of the data all the time, at the same cost."""
     assert budget is not None
@@ -261,6 +268,7 @@ EXPLORATORY: dict[str, Arm] = {
     'infobatch-no-annealing': infobatch(delta=1.0),
     'subset': subset,
     'short-lr': short_lr,
+    'infobatch-lr': infobatch_lr,
     'ramp-up': infobatch(dict(type='linear', start=0.1, end=0.9)),
     'ramp-down': infobatch(dict(type='linear', start=0.9, end=0.1)),
     'ramp-up-0.99': infobatch(dict(type='linear', start=0.0, end=0.99)),
@@ -270,7 +278,14 @@ EXPLORATORY: dict[str, Arm] = {
     'infobatch-r0.7': infobatch(0.7),
 }
 ARMS = CORE | EXPLORATORY
-NEEDS_BUDGET = {random, random_unscaled, short, short_lr, subset}
+NEEDS_BUDGET = {
+    random,
+    random_unscaled,
+    short,
+    short_lr,
+    infobatch_lr,
+    subset,
+}
 
 # Cells
 
