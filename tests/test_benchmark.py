@@ -263,3 +263,31 @@ def test_controls_that_were_not_run_are_named(cells):
     some = {arm: cells[arm] for arm in ('full', 'infobatch')}
     text = benchmark_report.controls_table(some)
     assert text.endswith('`random` and `short`: not run.')
+
+
+def test_the_map_leaves_out_what_was_not_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark_report, 'PICTURES', tmp_path)
+    rounds = [dict(total=4, kept=3, variance_ratio=0.1)]
+    cells = {
+        arm: {
+            seed: dict(value=value + seed, samples_seen=9, rounds=rounds)
+            for seed in (0, 1)
+        }
+        for value, arm in enumerate(benchmark.CORE)
+    }
+    some = {'digits': cells, 'digits-near90-three': cells}
+    assert benchmark_report.draw_map(some).exists()
+    lines = benchmark_report.map_table(some).splitlines()
+    assert [line.split('`')[1] for line in lines[2:]] == list(some)
+
+
+def test_efficiency_is_time_saved_over_samples_saved():
+    def run(samples, seconds):
+        return dict(samples_seen=samples, cpu_seconds=seconds)
+
+    cells = dict(
+        full={0: run(100, 50.0), 1: run(100, 40.0)},
+        infobatch={0: run(80, 41.0), 1: run(75, 30.0)},
+    )
+    text = benchmark_report.efficiency_table({'digits': cells})
+    assert '| `digits` | 2 | 22.5% | 21.5% | 0.95 [' in text

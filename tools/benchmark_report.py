@@ -130,9 +130,9 @@ def power_text(cells: Cells) -> str:
 def controls_table(cells: Cells) -> str:
     """Return InfoBatch against all other arms, by the seeds they share."""
     rows = [['`infobatch` against', 'seeds', 'difference']]
-    for arm in cells:
+    for arm in [arm for arm in cells if arm not in ('full', 'infobatch')]:
         against = differences(cells, 'infobatch', arm, 'value')
-        if arm not in ('full', 'infobatch') and against:
+        if against:
             gap = paired(against)
             rows.append([f'`{arm}`', str(gap.count), interval(gap)])
     if len(rows) == 1:
@@ -315,21 +315,26 @@ def map_table(cells_of: Mapping[str, Cells]) -> str:
 
 def draw_map(cells_of: Mapping[str, Cells]) -> Path:
     """Draw the gain at equal cost over redundancy and length."""
+    controls = ('short', 'random')
+    gains = np.full((len(controls), len(NEAR), len(LENGTHS)), np.nan)
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.4))
-    for axis, control in zip(axes, ('short', 'random'), strict=True):
-        gains = np.full((len(NEAR), len(LENGTHS)), np.nan)
-        for y, percent in enumerate(NEAR):
-            for x, length in enumerate(LENGTHS):
-                cells = cells_of.get(near_suite(percent, length))
-                if cells:
-                    against = differences(cells, 'infobatch', control, 'value')
-                    gains[y, x] = statistics.mean(against)
-                    axis.text(x, y, f'{gains[y, x]:+.2f}', ha='center')
-        limit = np.nanmax(np.abs(gains))
-        shown = axis.imshow(
-            gains, cmap='PiYG', vmin=-limit, vmax=limit, aspect='auto'
+    for place in np.ndindex(gains.shape):
+        control, y, x = place
+        cells = cells_of.get(near_suite(NEAR[y], list(LENGTHS)[x]))
+        if cells:
+            gap = paired(
+                differences(cells, 'infobatch', controls[control], 'value')
+            )
+            gains[place] = gap.mean
+            text = interval(gap).replace(' ', '\n', 1)
+            axes[control].text(x, y, text, ha='center', va='center')
+    # One scale, and light colours under the text.
+    limit = 1.5 * np.nanmax(np.abs(gains))
+    for axis, control, shown in zip(axes, controls, gains, strict=True):
+        image = axis.imshow(
+            shown, cmap='PiYG', vmin=-limit, vmax=limit, aspect='auto'
         )
-        figure.colorbar(shown, ax=axis, label='points of mIoU')
+        figure.colorbar(image, ax=axis, label='points of mIoU')
         axis.set(
             title=f'infobatch over {control}',
             xlabel='length of training',
@@ -371,7 +376,7 @@ def prediction_text(cells_of: Mapping[str, Cells]) -> str:
         against = differences(cells, 'infobatch', 'short', 'value')
         gains.append(statistics.mean(against))
     if len(ratios) < 3:
-        return ''
+        return 'Too few suites to say whether the variance ratio predicts it.'
     rank = stats.spearmanr(ratios, gains)
     return (
         'Rank correlation of the variance ratio with the gain over `short`, '
