@@ -3,8 +3,11 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 FORK = multiprocessing.get_context('fork')
@@ -15,6 +18,24 @@ def _child(function: Callable[..., Any], args: tuple, progress: Any) -> None:
 
     torch.set_num_threads(1)
     function(*args, progress)
+
+
+def run_code(code: str, folder: Path) -> None:
+    """Run code in a new interpreter, within the folder that it is given.
+
+    It gets as many threads as this process has: to the bit, a result may
+    depend on their number.
+    """
+    import torch
+
+    threads = dict(OMP_NUM_THREADS=str(torch.get_num_threads()))
+    subprocess.run(
+        [sys.executable, '-c', code, str(folder)],
+        check=True,
+        capture_output=True,
+        cwd=folder,
+        env=os.environ | threads,
+    )
 
 
 class Child:

@@ -1,9 +1,6 @@
 """Weighted classification heads: stock in every respect but the gradient."""
 
-import os
 import pickle
-import subprocess
-import sys
 from copy import deepcopy
 
 import pytest
@@ -19,6 +16,7 @@ from mmpretrain.models.heads import ClsHead, MultiLabelClsHead, RegressionHead
 from mmpretrain.models.losses import CrossEntropyLoss
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample, MultiTaskDataSample
+from processes import run_code
 
 from infobatch_mm.binding import check_reported, find_heads
 from infobatch_mm.heads import WeightedHeadMixin, attach
@@ -484,16 +482,7 @@ def test_checkpoints_load_strictly_with_and_without_the_package(tmp_path):
     model, image = MODELS.build(pruned).eval(), torch.randn(1, 3, 8, 8)
     torch.save(model.state_dict(), tmp_path / 'weighted.pth')
     torch.save(image, tmp_path / 'image.pth')
-    script = [sys.executable, '-c', STOCK_SIDE, str(tmp_path)]
-    # To the bit, a result may depend on the number of threads.
-    threads = dict(OMP_NUM_THREADS=str(torch.get_num_threads()))
-    subprocess.run(
-        script,
-        check=True,
-        capture_output=True,
-        cwd=tmp_path,
-        env=os.environ | threads,
-    )
+    run_code(STOCK_SIDE, tmp_path)
     ours, theirs = model(image), torch.load(tmp_path / 'logits.pth')
     torch.testing.assert_close(theirs, ours, rtol=0, atol=0)
     stock = torch.load(tmp_path / 'stock.pth')

@@ -1,9 +1,6 @@
 """Weighted heads: the stock head in every respect but the gradient."""
 
-import os
 import pickle
-import subprocess
-import sys
 from copy import deepcopy
 
 import pytest
@@ -13,6 +10,7 @@ from mmengine.config import Config
 from mmengine.structures import PixelData
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
+from processes import run_code
 from torch import nn
 
 from infobatch_mm.heads import WeightedHeadMixin, attach
@@ -296,16 +294,7 @@ def test_checkpoints_load_strictly_with_and_without_the_package(tmp_path):
     model, image = build(pruned).eval(), torch.randn(1, 3, 32, 32)
     torch.save(model.state_dict(), tmp_path / 'weighted.pth')
     torch.save(image, tmp_path / 'image.pth')
-    script = [sys.executable, '-c', STOCK_SIDE, str(tmp_path)]
-    # To the bit, a result may depend on the number of threads.
-    threads = dict(OMP_NUM_THREADS=str(torch.get_num_threads()))
-    subprocess.run(
-        script,
-        check=True,
-        capture_output=True,
-        cwd=tmp_path,
-        env=os.environ | threads,
-    )
+    run_code(STOCK_SIDE, tmp_path)
     assert torch.equal(torch.load(tmp_path / 'logits.pth'), model(image))
     stock = torch.load(tmp_path / 'stock.pth')
     model.load_state_dict(stock, strict=True)
