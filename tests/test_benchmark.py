@@ -144,6 +144,22 @@ def test_an_arm_waits_for_what_it_needs():
     assert [cell.arm for cell in cells] == ['infobatch', 'short']
 
 
+def test_the_remainder_of_a_full_round_is_not_pruned(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, 'CELLS', tmp_path)
+    cell = Cell('camvid', 'infobatch', 0)
+    rounds = [  # scored, pruned, annealed
+        dict(kept=364, total=367, variance_ratio=0.0),
+        dict(kept=252, total=367, variance_ratio=0.4),
+        dict(kept=260, total=367, variance_ratio=0.4),
+        dict(kept=364, total=367, variance_ratio=0.0),
+    ]
+    result = dict(samples_seen=1240, samples_budget=1456, rounds=rounds)
+    cell.file.parent.mkdir()
+    cell.file.write_text(json.dumps(result))
+    budget = benchmark.budget_of(cell)
+    assert budget.prune_ratio == pytest.approx(1 - 256 / 367)
+
+
 # A small suite, run to the end
 
 

@@ -330,7 +330,8 @@ def budget_of(cell: Cell) -> Budget:
     ratios = [
         1 - line['kept'] / line['total']
         for line in result['rounds']
-        if line['kept'] < line['total']
+        # A full round of an iteration loop leaves a remainder out.
+        if line['variance_ratio'] > 0
     ]
     return Budget(
         share=result['samples_seen'] / result['samples_budget'],
