@@ -16,7 +16,13 @@ import benchmark
 import benchmark_report
 from benchmark import Budget, Cell, Suite
 from benchmark_parts import InfiniteSubsetSampler, UnscaledPolicy
-from benchmark_statistics import paired, power, seeds_needed, verdict
+from benchmark_statistics import (
+    paired,
+    power,
+    rank_test,
+    seeds_needed,
+    verdict,
+)
 
 # Verdicts
 
@@ -53,6 +59,28 @@ def test_power_is_the_share_of_lossless_verdicts():
     assert power(0.6, 8) == pytest.approx(np.mean(found), abs=0.03)
     count = seeds_needed(0.6, 0.8)
     assert power(0.6, count - 1) < 0.8 <= power(0.6, count)
+
+
+def test_rank_test_is_the_exact_permutation_test():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=6), rng.normal(size=6)
+
+    def statistic(x):
+        return stats.spearmanr(x, y).statistic
+
+    exact = stats.permutation_test(
+        [x], statistic, permutation_type='pairings', n_resamples=np.inf
+    )
+    expected = pytest.approx((exact.statistic, exact.pvalue))
+    assert rank_test([(x, y)]) == expected
+
+
+def test_ranks_are_compared_within_groups():
+    rises = ([1, 2, 3], [4, 5, 6])
+    # Two of the 36 pairs of orders are as far: both right, both reversed.
+    assert rank_test([rises, rises]) == pytest.approx((1.0, 2 / 36))
+    falls = ([1, 2, 3], [60, 50, 40])
+    assert rank_test([rises, falls]) == pytest.approx((0.0, 1.0))
 
 
 # Arms
@@ -295,6 +323,25 @@ def test_the_map_leaves_out_what_was_not_run(tmp_path, monkeypatch):
     assert benchmark_report.draw_map(some).exists()
     lines = benchmark_report.map_table(some).splitlines()
     assert [line.split('`')[1] for line in lines[2:]] == list(some)
+
+
+def test_prediction_compares_suites_of_equal_length():
+    def cells(ratio, gain):
+        rounds = [dict(total=4, kept=3, variance_ratio=ratio)]
+        return {
+            arm: {0: dict(value=gain * (arm == 'infobatch'), rounds=rounds)}
+            for arm in benchmark.CORE
+        }
+
+    # More gain at the greater ratio, but for the length, which outdoes it.
+    of = {
+        'digits-near0-third': cells(0.1, 3.0),
+        'digits-near50-third': cells(0.2, 4.0),
+        'digits': cells(0.3, 1.0),
+        'digits-near50-one': cells(0.4, 2.0),
+    }
+    lines = benchmark_report.prediction_table(of).splitlines()
+    assert lines[2] == '| `full` | -0.60 | 0.417 | +1.00 | 0.500 |'
 
 
 def test_efficiency_is_time_saved_over_samples_saved():

@@ -9,7 +9,6 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from scipy import stats
 
 from benchmark import (
     ARMS,
@@ -26,6 +25,7 @@ from benchmark_statistics import (
     MARGIN,
     paired,
     power,
+    rank_test,
     seeds_needed,
     verdict,
 )
@@ -363,26 +363,49 @@ def mean_variance_ratio(runs: Sequence[Cell]) -> float:
         line['variance_ratio']
         for run in runs
         for line in run['rounds']
-        if line['kept'] < line['total']
+        if line['variance_ratio'] > 0
     )
 
 
-def prediction_text(cells_of: Mapping[str, Cells]) -> str:
-    """Say whether the variance ratio predicts the gain over `short`."""
-    ratios, gains = [], []
-    for cells in cells_of.values():
-        runs = list(cells['infobatch'].values())
-        ratios.append(mean_variance_ratio(runs))
-        against = differences(cells, 'infobatch', 'short', 'value')
-        gains.append(statistics.mean(against))
-    if len(ratios) < 3:
-        return 'Too few suites to say whether the variance ratio predicts it.'
-    rank = stats.spearmanr(ratios, gains)
-    return (
-        'Rank correlation of the variance ratio with the gain over `short`, '
-        f'over {len(ratios)} suites: {rank.statistic:+.2f} '
-        f'(p = {rank.pvalue:.2f}).'
-    )
+def prediction_table(cells_of: Mapping[str, Cells]) -> str:
+    """Return how well the variance ratio ranks the suites by their gain.
+
+    Over all suites, and among those of equal length, since everything
+    depends on the length and that is known without any score.
+    """
+    ratios = {
+        suite: mean_variance_ratio(list(cells['infobatch'].values()))
+        for suite, cells in cells_of.items()
+    }
+    by_length = [
+        [name for p in NEAR if (name := near_suite(p, length)) in cells_of]
+        for length in LENGTHS
+    ]
+    of_equal_length = [group for group in by_length if len(group) > 1]
+    head = 'variance ratio against the gain over, rank correlation, p, '
+    head += 'at equal length, p'
+    rows = [head.split(', ')]
+    for control in ('full', 'random', 'short'):
+        gains = {
+            suite: statistics.mean(
+                differences(cells, 'infobatch', control, 'value')
+            )
+            for suite, cells in cells_of.items()
+        }
+        row = [f'`{control}`']
+        for groups in ([list(cells_of)], of_equal_length):
+            if not groups:
+                row += ['', '']
+                continue
+            rank, p = rank_test(
+                [
+                    ([ratios[s] for s in group], [gains[s] for s in group])
+                    for group in groups
+                ]
+            )
+            row += [f'{rank:+.2f}', f'{p:.3f}']
+        rows.append(row)
+    return table(rows)
 
 
 # The file
@@ -435,7 +458,7 @@ def main() -> None:
         text = replace_block(text, 'efficiency', efficiency_table(in_pairs))
     if len(on_map) > 1:
         link = picture('Gain at equal cost', draw_map(on_map))
-        parts = [map_table(on_map), prediction_text(on_map), link]
+        parts = [map_table(on_map), prediction_table(on_map), link]
         text = replace_block(text, 'map', '\n\n'.join(parts))
     RESULTS.write_text(text)
 

@@ -1,5 +1,6 @@
 """The arithmetic of the benchmark's verdicts; pure functions."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -82,3 +83,29 @@ def seeds_needed(
     while power(deviation, count, margin) < wanted:
         count += 1
     return count
+
+
+def rank_test(
+    groups: Sequence[tuple[Sequence[float], Sequence[float]]],
+) -> tuple[float, float]:
+    """Return Spearman's correlation within groups, and its p.
+
+    Args:
+        groups (Sequence): Pairs ``(x, y)`` of at least two values each. With
+            several groups the correlations are averaged.
+
+    Returns:
+        tuple[float, float]: The correlation, and the two-sided p over all
+        permutations within the groups.
+    """
+    seen, chances = 0.0, np.zeros(1)
+    for x, y in groups:
+        x_rank, y_rank = (
+            stats.zscore(stats.rankdata(values)) / math.sqrt(len(values))
+            for values in (x, y)
+        )
+        orders = np.array(list(itertools.permutations(y_rank)))
+        seen += float(x_rank @ y_rank)
+        chances = np.add.outer(chances, orders @ x_rank).ravel()
+    as_far = np.abs(chances) >= abs(seen) - 1e-9
+    return seen / len(groups), float(as_far.mean())
