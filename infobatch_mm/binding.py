@@ -10,7 +10,12 @@ from torch.utils.data import DataLoader
 
 from .clock import FullDataClock
 from .dataset import IndexedDataset
-from .heads import WeightedHeadMixin, outermost_heads, seam_of
+from .heads import (
+    WeightedHeadMixin,
+    has_pixel_losses,
+    outermost_heads,
+    seam_of,
+)
 from .sampler import InfoBatchSampler
 
 # The layout of InfoBatchHook.state_dict().
@@ -105,6 +110,22 @@ def find_heads(model: nn.Module) -> dict[str, WeightedHeadMixin]:
             ' head=<the present config>) for mmpretrain'
         )
     return seams  # type: ignore[return-value]
+
+
+def check_class_balanced(heads: dict[str, WeightedHeadMixin]) -> None:
+    """Raise a ValueError unless every head can score by class."""
+    cannot = [
+        f'{name} ({type(head).__name__})'
+        for name, head in heads.items()
+        if not has_pixel_losses(head)
+    ]
+    if cannot:
+        raise ValueError(
+            "score='class_balanced' needs the loss of each pixel, which only "
+            'heads of mmseg with plain cross-entropy and without a pixel '
+            f'sampler give; these do not: {", ".join(cannot)}. Set '
+            "score='image_mean'"
+        )
 
 
 def check_reported(heads: dict[str, WeightedHeadMixin], ledger: Any) -> None:

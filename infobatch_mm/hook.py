@@ -23,6 +23,7 @@ from .scores import ScoreBoard
 
 # The entry of a checkpoint.
 STATE_KEY = 'infobatch'
+SCORES = ('image_mean', 'class_balanced')
 
 
 @HOOKS.register_module()
@@ -50,6 +51,10 @@ class InfoBatchHook(Hook):
         score_momentum (float): Makes a score an exponential moving average
             of the losses of its sample, in [0, 1): the share of the old score
             in the new one. Defaults to 0.0, the last loss alone.
+        score (str): What the score of an image is. ``'image_mean'`` (default):
+            its loss. ``'class_balanced'``: the mean over its classes of the
+            mean loss of their pixels, so that a small object counts as much
+            as a large one; for heads of mmseg with plain cross-entropy.
         warmup_rounds (int): Number of rounds at the start of the run that
             use all data, while scores are taken. Defaults to 0; the first
             round, which has no scores, uses all data in any case.
@@ -65,9 +70,14 @@ class InfoBatchHook(Hook):
         policy: Mapping[str, Any] = dict(type='InfoBatchPolicy'),
         *,
         delta: float = 0.875,
+        score: str = 'image_mean',
         score_momentum: float = 0.0,
         warmup_rounds: int = 0,
     ) -> None:
+        if score not in SCORES:
+            raise ValueError(
+                f'score={score!r} is not known; there are {", ".join(SCORES)}'
+            )
         if not 0 <= score_momentum < 1:
             raise ValueError(
                 f'score_momentum={score_momentum} is not in [0, 1); 0 scores '
@@ -80,9 +90,10 @@ class InfoBatchHook(Hook):
             )
         self.policy = build_policy(policy, delta)
         self.delta = delta
+        self.score = score
         self.score_momentum = score_momentum
         self.warmup_rounds = warmup_rounds
-        self.ledger = Ledger()
+        self.ledger = Ledger(class_balanced=score == 'class_balanced')
         self.plan: Plan | None = None
         self.samples_done = 0
         self.round = 0
@@ -105,6 +116,8 @@ class InfoBatchHook(Hook):
         self.sampler = binding.find_sampler(loader)
         binding.check_dataset(loader.dataset)
         self.heads = binding.find_heads(runner.model)
+        if self.ledger.class_balanced:
+            binding.check_class_balanced(self.heads)
         self.clock = binding.clock_of(loop)
         for head in self.heads.values():
             head.infobatch_ledger = self.ledger
@@ -138,6 +151,7 @@ class InfoBatchHook(Hook):
         """Return what the run has cost, against its full-data budget."""
         return dict(
             policy=repr(self.policy),
+            score=self.score,
             total=len(self.weights),
             rounds=self.round,
             samples_budget=self.samples_budget,
@@ -334,6 +348,7 @@ class InfoBatchHook(Hook):
         state = dict(
             version=binding.STATE_VERSION,
             policy=repr(self.policy),
+            score=self.score,
             total=len(self.weights),
             seed=self.sampler.seed,
             batch_size=self.batch_size,
@@ -372,7 +387,14 @@ class InfoBatchHook(Hook):
         self.sampler.seed = state['seed']
         self.round = state['round']
         self.round_begin_iter = state['round_begin_iter']
-        self.board.load(state['scores'])
+        if state.get('score', SCORES[0]) == self.score:
+            self.board.load(state['scores'])
+        else:
+            runner.logger.warning(
+                f'the scores of the checkpoint are not of the kind '
+                f'score={self.score!r}: they are dropped, and samples are '
+                'kept until they have new ones'
+            )
         self.times_kept = state['times_kept'].cpu()
         self.board.nonfinite = state['nonfinite']
         self.samples_seen = state['samples_seen']

@@ -13,9 +13,14 @@ class Ledger:
     While it is closed (validation, a copy of the model) they act as stock
     heads. A copied or unpickled ledger is a new, closed one, so a copy of a
     model never records for the original.
+
+    Args:
+        class_balanced (bool): Whether heads average the pixel losses of an
+            image over its classes before they record them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, class_balanced: bool = False) -> None:
+        self.class_balanced = class_balanced
         self.ids: Tensor | None = None
         self.weights: Tensor | None = None
         self.losses: Tensor | None = None

@@ -11,6 +11,7 @@ import torch.nn.functional as F  # noqa: N812
 from infobatch_mm.heads.pixel_losses import (
     CrossEntropyCalls,
     PixelLosses,
+    class_balanced_means,
     image_means,
 )
 from infobatch_mm.ledger import Ledger
@@ -56,6 +57,7 @@ def test_a_step(avg_non_ignore, with_class_weight):
     (call,) = seen.calls
     assert isinstance(call, PixelLosses)
     ledger.record('head', image_means(call, avg_non_ignore))
+    ledger.record('other head', class_balanced_means(call))
     board.update(*ledger.close())
     assert logits.grad.shape == logits.shape
     assert board.scores.shape == (5,)

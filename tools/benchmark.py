@@ -195,6 +195,11 @@ def infobatch(prune_ratio: Any = 0.5, delta: float = 0.875) -> Arm:
     return pruned(policy, delta)
 
 
+def class_balanced(cfg: Config, budget: Budget | None, seed: int) -> Config:
+    """The paper's policy on scores to which all classes add alike."""
+    return infobatch_mm.enable(cfg, score='class_balanced')
+
+
 def full(cfg: Config, budget: Budget | None, seed: int) -> Config:
     """All data."""
     return cfg
@@ -261,6 +266,7 @@ CORE: dict[str, Arm] = {
 }
 EXPLORATORY: dict[str, Arm] = {
     'quantile': pruned(dict(type='QuantilePolicy')),
+    'class-balanced': class_balanced,
     'random-unscaled': random_unscaled,
     'infobatch-unscaled': pruned(
         dict(type='UnscaledPolicy', policy=dict(type='InfoBatchPolicy'))

@@ -1,10 +1,17 @@
 """Stock heads with the gradient of each image weighted."""
 
 from ..compat import is_importable
+from .scoring import has_pixel_losses
 from .seams import attach, outermost_heads, seam_of
 from .weighted import WeightedHeadMixin
 
-__all__ = ['WeightedHeadMixin', 'attach', 'outermost_heads', 'seam_of']
+__all__ = [
+    'WeightedHeadMixin',
+    'attach',
+    'has_pixel_losses',
+    'outermost_heads',
+    'seam_of',
+]
 
 if is_importable('mmseg'):
     from .decode_head import WeightedDecodeHead

@@ -1,7 +1,7 @@
 """Scores of mmseg's heads from the pass that training makes anyway.
 
 Plain cross-entropy is scored from the pixel losses that mmseg computes before
-it takes their mean.
+it takes their mean, as that mean or balanced over the classes.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy as torch_cross_entropy
 from torch.overrides import TorchFunctionMode
 
-from .scoring import Losses, losses_and_scores, losses_and_scores_alone
+from .scoring import (
+    Losses,
+    has_pixel_losses,
+    losses_and_scores,
+    losses_and_scores_alone,
+)
 
 
 @losses_and_scores.register(BaseDecodeHead)
@@ -40,12 +45,14 @@ class PixelLosses(NamedTuple):
         labels (Tensor): Shape (B, H, W).
         class_weight (Tensor, optional): Shape (C,), already in the values.
         ignore_index (int): The label that is ignored.
+        num_classes (int): C.
     """
 
     values: Tensor
     labels: Tensor
     class_weight: Tensor | None
     ignore_index: int
+    num_classes: int
 
 
 class CrossEntropyCalls(TorchFunctionMode):
@@ -67,6 +74,7 @@ class CrossEntropyCalls(TorchFunctionMode):
                     args[1],
                     kwargs['weight'],
                     kwargs['ignore_index'],
+                    args[0].shape[1],
                 )
             )
         return result
@@ -77,6 +85,7 @@ def _loss_modules(head: Any) -> list[Any]:
     return list(losses) if isinstance(losses, nn.ModuleList) else [losses]
 
 
+@has_pixel_losses.register(BaseDecodeHead)
 def can_score_in_one_pass(head: Any) -> bool:
     """Tell whether a head's losses are all plain mean cross-entropy."""
     return (
@@ -109,7 +118,12 @@ def score_in_one_pass(
     modules = _loss_modules(head)
     assert len(seen.calls) == len(modules)
     scores = [
-        loss.loss_weight * image_means(call, loss.avg_non_ignore)
+        loss.loss_weight
+        * (
+            class_balanced_means(call)
+            if head.infobatch_ledger.class_balanced
+            else image_means(call, loss.avg_non_ignore)
+        )
         for loss, call in zip(modules, seen.calls, strict=True)
     ]
     return losses, torch.stack(scores).sum(0)
@@ -136,3 +150,33 @@ def image_means(losses: PixelLosses, avg_non_ignore: bool) -> Tensor:
         weights = weight.float().index_select(0, labels)
         pixels = weights.view_as(counted) * counted
     return sums / (pixels.flatten(1).sum(1) + torch.finfo(torch.float32).eps)
+
+
+def class_balanced_means(losses: PixelLosses) -> Tensor:
+    """Average pixel losses over each class of an image, then over its classes.
+
+    The classes are those present in the image; ignored pixels are of none.
+    With class weights the second mean is weighted by them.
+
+    Args:
+        losses (PixelLosses): The pixel losses of a batch.
+
+    Returns:
+        Tensor: Shape (B,); 0 for an image without a label.
+    """
+    images, classes = len(losses.values), losses.num_classes
+    counted = losses.labels != losses.ignore_index
+    first_bin = classes * torch.arange(images, device=counted.device)
+    # Ignored pixels go to class 0, with a loss of 0 and a count of 0.
+    bins = first_bin.view(-1, 1, 1) + losses.labels.where(counted, 0)
+    zeros = losses.values.new_zeros(images * classes, dtype=torch.float32)
+    sums, pixels = (
+        zeros.index_add(0, bins.flatten(), each.float().flatten())
+        for each in (losses.values, counted)
+    )
+    means = (sums / pixels.clamp(min=1)).view(images, classes)
+    weights = (pixels > 0).float().view(images, classes)
+    if losses.class_weight is not None:
+        weights = weights * losses.class_weight.float()
+    total = weights.sum(1) + torch.finfo(torch.float32).eps
+    return means.sum(1) / total

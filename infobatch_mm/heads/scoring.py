@@ -41,6 +41,12 @@ def losses_and_scores_alone(
 losses_and_scores = functools.singledispatch(losses_and_scores_alone)
 
 
+@functools.singledispatch
+def has_pixel_losses(head: Any) -> bool:
+    """Tell whether a weighted module can score by class."""
+    return False
+
+
 def score_image_by_image(
     head: Any,
     stock_loss: Callable[..., Losses],
