@@ -151,7 +151,6 @@ class InfoBatchHook(Hook):
         """Return what the run has cost, against its full-data budget."""
         return dict(
             policy=repr(self.policy),
-            score=self.score,
             total=len(self.weights),
             rounds=self.round,
             samples_budget=self.samples_budget,
