@@ -386,7 +386,8 @@ class InfoBatchHook(Hook):
         self.sampler.seed = state['seed']
         self.round = state['round']
         self.round_begin_iter = state['round_begin_iter']
-        if state.get('score', SCORES[0]) == self.score:
+        # Checkpoints older than the option have image means.
+        if state.get('score', 'image_mean') == self.score:
             self.board.load(state['scores'])
         else:
             runner.logger.warning(

@@ -117,14 +117,16 @@ def score_in_one_pass(
         losses = stock_loss(*args, **kwargs)
     modules = _loss_modules(head)
     assert len(seen.calls) == len(modules)
+    if head.infobatch_ledger.class_balanced:
+        means = [class_balanced_means(call) for call in seen.calls]
+    else:
+        means = [
+            image_means(call, loss.avg_non_ignore)
+            for loss, call in zip(modules, seen.calls, strict=True)
+        ]
     scores = [
-        loss.loss_weight
-        * (
-            class_balanced_means(call)
-            if head.infobatch_ledger.class_balanced
-            else image_means(call, loss.avg_non_ignore)
-        )
-        for loss, call in zip(modules, seen.calls, strict=True)
+        loss.loss_weight * mean
+        for loss, mean in zip(modules, means, strict=True)
     ]
     return losses, torch.stack(scores).sum(0)
 
