@@ -18,6 +18,8 @@ CLS_TESTS := $(wildcard tests/test_cls_*.py) tests/test_compat.py \
 # WHEELS is for Python 3.11 and the CPU build of torch 2.13.0.
 WHEELS ?= ../shared/wheels
 VENV_OMM := .venv-openmmlab
+# Its compiled ops were seen to import under TORCH_CLS too.
+VENV_OMM_CLS := .venv-openmmlab-cls
 PYTHON_TAG := $(shell $(PYTHON) -c \
 	'import sys; print("cp%d%d" % sys.version_info[:2])')
 MMCV_WHEEL := $(wildcard $(WHEELS)/mmcv-2.1.0-$(PYTHON_TAG)-*.whl)
@@ -32,8 +34,9 @@ test: lint $(VENV_CLS)/.installed
 	$(VENV_CLS)/bin/python -m pytest $(CLS_TESTS)
 
 ifdef MMCV_WHEEL
-test-openmmlab: $(VENV_OMM)/.installed
+test-openmmlab: $(VENV_OMM)/.installed $(VENV_OMM_CLS)/.installed
 	$(VENV_OMM)/bin/python -m pytest
+	$(VENV_OMM_CLS)/bin/python -m pytest $(CLS_TESTS)
 else
 test-openmmlab:
 	@echo 'test-openmmlab SKIPPED: WHEELS=$(WHEELS) has no wheel of mmcv' \
@@ -65,5 +68,12 @@ $(VENV_OMM)/.installed: setup.py
 	    mmdet==3.3.0 --editable '.[openmmlab,tests]'
 	touch $@
 
+$(VENV_OMM_CLS)/.installed: setup.py
+	$(PYTHON) -m venv --clear $(VENV_OMM_CLS)
+	$(VENV_OMM_CLS)/bin/python -m pip install --quiet $(TORCH_CLS)
+	$(VENV_OMM_CLS)/bin/python -m pip install --quiet '$(MMCV_WHEEL)' \
+	    --editable '.[cls-openmmlab,openmmlab,tests]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(VENV_CLS) $(VENV_OMM) build *.egg-info
+	rm -rf $(VENV) $(VENV_CLS) $(VENV_OMM) $(VENV_OMM_CLS) build *.egg-info
