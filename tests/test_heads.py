@@ -192,6 +192,16 @@ def test_scoring_leaves_the_random_state_alone(loss):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_a_failing_stock_loss_leaves_cross_entropy_as_it_was():
+    stock = torch.nn.functional.cross_entropy
+    head = build(toys.weighted(toys.fcn_head()))
+    samples = labels(4)
+    samples[0].gt_sem_seg.data[:] = head.num_classes
+    with pytest.raises(IndexError, match='out of bounds'):
+        scores_of(head, torch.zeros(4, 11, 16, 16), samples)
+    assert torch.nn.functional.cross_entropy is stock
+
+
 class NoisyLoss(nn.Module):
     """A loss that consumes random numbers."""
 

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from infobatch_mm.heads.pixel_losses import (
-    CrossEntropyCalls,
     PixelLosses,
     class_balanced_means,
     image_means,
+    keep_pixel_losses,
 )
 from infobatch_mm.ledger import Ledger
 from infobatch_mm.rescale import scale_gradient
@@ -44,7 +44,7 @@ def test_a_step(avg_non_ignore, with_class_weight):
     logits = torch.randn(2, 3, 4, 4, device=META, requires_grad=True)
     labels = torch.zeros(2, 4, 4, dtype=torch.int64, device=META)
     class_weight = torch.ones(3, device=META) if with_class_weight else None
-    with CrossEntropyCalls() as seen:
+    with keep_pixel_losses() as kept:
         scaled = scale_gradient(logits, ledger.weights)
         pixels = F.cross_entropy(
             scaled,
@@ -54,10 +54,10 @@ def test_a_step(avg_non_ignore, with_class_weight):
             ignore_index=255,
         )
     pixels.mean().backward()
-    (call,) = seen.calls
-    assert isinstance(call, PixelLosses)
-    ledger.record('head', image_means(call, avg_non_ignore))
-    ledger.record('other head', class_balanced_means(call))
+    (pixel_losses,) = kept
+    assert isinstance(pixel_losses, PixelLosses)
+    ledger.record('head', image_means(pixel_losses, avg_non_ignore))
+    ledger.record('other head', class_balanced_means(pixel_losses))
     board.update(*ledger.close())
     assert logits.grad.shape == logits.shape
     assert board.scores.shape == (5,)

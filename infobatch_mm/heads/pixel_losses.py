@@ -4,7 +4,9 @@ Plain cross-entropy is scored from the pixel losses that mmseg computes before
 it takes their mean, as that mean or balanced over the classes.
 """
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -14,8 +16,7 @@ from mmseg.models.losses.cross_entropy_loss import (
     cross_entropy,
 )
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy as torch_cross_entropy
-from torch.overrides import TorchFunctionMode
+from torch.nn import functional
 
 from .scoring import (
     Losses,
@@ -55,29 +56,38 @@ class PixelLosses(NamedTuple):
     num_classes: int
 
 
-class CrossEntropyCalls(TorchFunctionMode):
-    """Keep the pixel losses that the stock loss computes anyway."""
+@contextmanager
+def keep_pixel_losses() -> Iterator[list[PixelLosses]]:
+    """Keep the pixel losses that the stock loss computes anyway.
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: list[PixelLosses] = []
+    Yields:
+        list[PixelLosses]: Those of each call of cross-entropy so far.
+    """
+    kept: list[PixelLosses] = []
+    cross_entropy = functional.cross_entropy
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        result = func(*args, **kwargs)
-        if func is torch_cross_entropy:
-            self.calls.append(
-                PixelLosses(
-                    result.detach(),
-                    args[1],
-                    kwargs['weight'],
-                    kwargs['ignore_index'],
-                    args[0].shape[1],
-                )
+    def kept_cross_entropy(
+        inputs: Tensor, labels: Tensor, **kwargs: Any
+    ) -> Tensor:
+        values = cross_entropy(inputs, labels, **kwargs)
+        kept.append(
+            PixelLosses(
+                values.detach(),
+                labels,
+                kwargs['weight'],
+                kwargs['ignore_index'],
+                inputs.shape[1],
             )
-        return result
+        )
+        return values
+
+    # Global, for the time of the stock loss. A TorchFunctionMode would do the
+    # same, but slows down each of the forty other calls in it.
+    functional.cross_entropy = kept_cross_entropy  # type: ignore[assignment]
+    try:
+        yield kept
+    finally:
+        functional.cross_entropy = cross_entropy
 
 
 def _loss_modules(head: Any) -> list[Any]:
@@ -113,22 +123,22 @@ def score_in_one_pass(
     Returns:
         tuple[dict, Tensor]: The stock losses, and the scores, shape (B,).
     """
-    with CrossEntropyCalls() as seen:
+    with keep_pixel_losses() as kept:
         losses = stock_loss(*args, **kwargs)
     modules = _loss_modules(head)
-    assert len(seen.calls) == len(modules)
+    assert len(kept) == len(modules)
     if head.infobatch_ledger.class_balanced:
-        means = [class_balanced_means(call) for call in seen.calls]
+        means = [class_balanced_means(pixels) for pixels in kept]
     else:
         means = [
-            image_means(call, loss.avg_non_ignore)
-            for loss, call in zip(modules, seen.calls, strict=True)
+            image_means(pixels, loss.avg_non_ignore)
+            for loss, pixels in zip(modules, kept, strict=True)
         ]
     scores = [
         loss.loss_weight * mean
         for loss, mean in zip(modules, means, strict=True)
     ]
-    return losses, torch.stack(scores).sum(0)
+    return losses, functools.reduce(torch.add, scores)
 
 
 def image_means(losses: PixelLosses, avg_non_ignore: bool) -> Tensor:
@@ -141,17 +151,16 @@ def image_means(losses: PixelLosses, avg_non_ignore: bool) -> Tensor:
     Returns:
         Tensor: Shape (B,).
     """
-    sums = losses.values.float().flatten(1).sum(1)
+    sums = losses.values.sum((1, 2), dtype=torch.float32)
     weight = losses.class_weight
     if weight is None and not avg_non_ignore:
         return sums / losses.values[0].numel()
-    counted = losses.labels != losses.ignore_index
-    pixels = counted
+    counts = losses.labels != losses.ignore_index
     if weight is not None:
-        labels = losses.labels.where(counted, 0).flatten()
-        weights = weight.float().index_select(0, labels)
-        pixels = weights.view_as(counted) * counted
-    return sums / (pixels.flatten(1).sum(1) + torch.finfo(torch.float32).eps)
+        # Ignored pixels are of one class more, of weight 0.
+        labels = losses.labels.where(counts, losses.num_classes)
+        counts = functional.pad(weight.float(), (0, 1)).take(labels)
+    return sums / (counts.sum((1, 2)) + torch.finfo(torch.float32).eps)
 
 
 def class_balanced_means(losses: PixelLosses) -> Tensor:
