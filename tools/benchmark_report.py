@@ -41,6 +41,11 @@ COLORS = {arm: f'C{index}' for index, arm in enumerate(CORE)}
 SWEEP = {0.1: 'infobatch-r0.1', 0.3: 'infobatch-r0.3', 0.5: 'infobatch'}
 SWEEP[0.7] = 'infobatch-r0.7'
 
+# Whose effect on single classes is tabled: the core arms but for `full`, what
+# is to spare rare classes, and other prune ratios.
+CLASS_ARMS = ('infobatch', 'random', 'short', 'class-balanced')
+CLASS_ARMS += tuple(arm for arm in SWEEP.values() if arm not in CLASS_ARMS)
+
 # What `infobatch` is compared with on the map; the last one is exploratory.
 MAP_CONTROLS = ('full', 'random', 'short', 'short-lr')
 
@@ -195,7 +200,8 @@ def class_gap(cells: Cells, arm: str, name: str) -> Any:
 
 def class_table(cells: Cells, arms: Sequence[str]) -> str:
     """Return the mean difference of each class to full data."""
-    rows = [['class', '`full`', *(f'`{arm}`' for arm in arms)]]
+    rows = [['class (seeds)']]
+    rows[0] += [f'`{arm}` ({len(cells[arm])})' for arm in ('full', *arms)]
     for name in class_names(cells):
         last = (run['validations'][-1] for run in cells['full'].values())
         row = [name, spread(each[f'IoU/{name}'] for each in last)]
@@ -422,7 +428,7 @@ def suite_text(suite: str, cells: Cells) -> str:
         if suite == 'digits':
             parts.append(sweep_text(cells))
         if SUITES[suite].metric == 'mIoU':
-            arms = [arm for arm in cells if arm in CORE and arm != 'full']
+            arms = [arm for arm in CLASS_ARMS if arm in cells]
             parts.append(class_table(cells, arms))
         parts.append(picture(f'Curves of {suite}', draw(suite, cells)))
     return '\n\n'.join(parts)
