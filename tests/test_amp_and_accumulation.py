@@ -1,6 +1,7 @@
 """Pruned runs under mixed precision and with accumulated gradients."""
 
 from contextlib import contextmanager
+from functools import partial
 
 import light
 import pytest
@@ -153,17 +154,47 @@ def test_schedulers_by_epoch_go_as_in_the_stock_run(tmp_path):
     assert (pruned.iter, stock.iter) == (ITERS, BUDGET)
 
 
-@pytest.mark.filterwarnings('ignore:.*GradScaler:UserWarning')
-@pytest.mark.filterwarnings('ignore:.*GradScaler:FutureWarning')
-def test_the_amp_wrapper_itself(tmp_path, monkeypatch):
-    """With its scaler disabled: it asks for a GPU, which is feigned."""
+@pytest.fixture
+def scaler_on_cpu(monkeypatch):
+    """Let ``AmpOptimWrapper`` run, with PyTorch's own scaler of the CPU."""
     module = 'mmengine.optim.optimizer.amp_optimizer_wrapper'
+    scaler = partial(torch.amp.GradScaler, 'cpu')
     monkeypatch.setattr(f'{module}.is_cuda_available', lambda: True)
-    cfg = toys.config(tmp_path)
-    cfg.optim_wrapper.update(type='AmpOptimWrapper', dtype='bfloat16')
-    runner = toys.train(cfg)
-    assert type(runner.optim_wrapper).__name__ == 'AmpOptimWrapper'
+    monkeypatch.setattr(f'{module}.GradScaler', scaler)
+
+
+def train_scaled(work_dir, accumulative_counts=1, **scaler):
+    cfg = toys.config(work_dir)
+    cfg.optim_wrapper.update(accumulative_counts=accumulative_counts)
+    if scaler:
+        cfg.optim_wrapper.update(
+            type='AmpOptimWrapper', dtype='bfloat16', loss_scale=scaler
+        )
+    else:
+        cfg.optim_wrapper.type = 'CpuAmpOptimWrapper'
+    return toys.train(cfg)
+
+
+@pytest.mark.parametrize('counts', [1, 3])
+def test_scaling_the_loss_changes_nothing(tmp_path, scaler_on_cpu, counts):
+    scaled, plain = (
+        train_scaled(tmp_path / str(len(scaler)), counts, **scaler)
+        for scaler in (dict(init_scale=1024.0, growth_interval=7), {})
+    )
+    assert scaled.optim_wrapper.loss_scaler.get_scale() > 1024.0  # it is on
+    ours, theirs = (toys.hook_of(each).board for each in (scaled, plain))
+    torch.testing.assert_close(ours.scores, theirs.scores, rtol=0, atol=0)
+    torch.testing.assert_close(
+        scaled.model.state_dict(), plain.model.state_dict(), rtol=0, atol=0
+    )
+
+
+def test_a_step_that_the_scaler_skips(tmp_path, scaler_on_cpu):
+    """The loss is finite, its scaled gradient is not: the round goes on."""
+    runner = train_scaled(tmp_path, init_scale=2.0**127)
+    assert runner.optim_wrapper.loss_scaler.get_scale() < 2.0**127
     hook = toys.hook_of(runner)
     assert hook.samples_seen < hook.samples_budget
     assert hook.board.scores.isfinite().all()
+    assert hook.clock.now == hook.clock.budget
     assert runner.iter == runner.max_iters
