@@ -345,12 +345,17 @@ def test_prediction_compares_suites_of_equal_length():
 
 
 def test_efficiency_is_time_saved_over_samples_saved():
-    def run(samples, seconds):
-        return dict(samples_seen=samples, cpu_seconds=seconds)
+    def run(samples, cpu, wall):
+        return dict(samples_seen=samples, cpu_seconds=cpu, train_seconds=wall)
 
     cells = dict(
-        full={0: run(100, 50.0), 1: run(100, 40.0)},
-        infobatch={0: run(80, 41.0), 1: run(75, 30.0)},
+        full={0: run(100, 50.0, 100.0), 1: run(100, 40.0, 80.0)},
+        infobatch={
+            0: run(80, 41.0, 90.0),
+            1: run(75, 30.0, 60.0),
+            2: run(75, 30.0, 60.0),  # not yet a pair
+        },
     )
     text = benchmark_report.efficiency_table({'digits': cells})
     assert '| `digits` | 2 | 22.5% | 21.5% | 0.95 [' in text
+    assert '] | 17.5% | 0.75 [' in text

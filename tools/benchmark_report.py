@@ -114,11 +114,11 @@ def arms_table(cells: Cells) -> str:
     return table(rows)
 
 
-def interval(gap: Any) -> str:
-    """Return a paired difference with its 90 % interval."""
+def interval(gap: Any, form: str = '+.2f') -> str:
+    """Return a mean over seeds with its 90 % interval."""
     if gap.count < 2:
-        return f'{gap.mean:+.2f}'
-    return f'{gap.mean:+.2f} [{gap.low:+.2f}, {gap.high:+.2f}]'
+        return f'{gap.mean:{form}}'
+    return f'{gap.mean:{form}} [{gap.low:{form}}, {gap.high:{form}}]'
 
 
 def power_text(cells: Cells) -> str:
@@ -152,21 +152,22 @@ def efficiency_table(cells_of: Mapping[str, Cells]) -> str:
     """Return which part of the samples saved is time saved.
 
     From pairs that shared a core, so that what else the machine did fell on
-    both alike; of their CPU time, which is what each had of the core.
+    both alike; in CPU time, which is what each had of the core, and in
+    wall-clock.
     """
-    head = 'suite, pairs, samples saved, CPU time saved, efficiency'
+    head = 'suite, pairs, samples saved'
+    for time in ('CPU time', 'wall-clock'):
+        head += f', {time} saved, efficiency'
     rows = [head.split(', ')]
     for suite, cells in cells_of.items():
         samples = saved_shares(cells, 'samples_seen')
-        seconds = saved_shares(cells, 'cpu_seconds')
-        gains = [a / b for a, b in zip(seconds, samples, strict=True)]
-        row = [f'`{suite}`', str(len(gains))]
+        row = [f'`{suite}`', str(len(samples))]
         row += [f'{statistics.mean(samples):.1%}']
-        row += [f'{statistics.mean(seconds):.1%}']
-        gap = paired(gains)
-        row += [f'{gap.mean:.2f}']
-        if gap.count > 1:
-            row[-1] += f' [{gap.low:.2f}, {gap.high:.2f}]'
+        for key in ('cpu_seconds', 'train_seconds'):
+            seconds = saved_shares(cells, key)
+            gains = [a / b for a, b in zip(seconds, samples, strict=True)]
+            row.append(f'{statistics.mean(seconds):.1%}')
+            row.append(interval(paired(gains), '.2f'))
         rows.append(row)
     return table(rows)
 
@@ -176,6 +177,7 @@ def saved_shares(cells: Cells, key: str) -> list[float]:
     return [
         1 - cell[key] / cells['full'][seed][key]
         for seed, cell in cells['infobatch'].items()
+        if seed in cells['full']
     ]
 
 
