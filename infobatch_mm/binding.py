@@ -221,6 +221,28 @@ def keeps_order(dataloader: DataLoader) -> bool:
     return type(dataloader.batch_sampler) is BatchSampler
 
 
+def check_equal_batches(
+    sampler: InfoBatchSampler, kept: int, batch_size: int
+) -> None:
+    """Raise a ValueError if the ranks would make different numbers of steps.
+
+    Args:
+        sampler (InfoBatchSampler): The sampler of the train dataloader.
+        kept (int): Samples of the round, over all ranks.
+        batch_size (int): Samples of a step on each rank.
+    """
+    ranks = sampler.world_size
+    fewest, most = kept // ranks, -(-kept // ranks)
+    if sampler.round_up or -(-fewest // batch_size) == -(-most // batch_size):
+        return
+    raise ValueError(
+        f'train_dataloader.sampler.round_up=False gives {ranks} ranks '
+        f'{most} and {fewest} of {kept} samples, so in batches of '
+        f'{batch_size} some would make a step more and wait for the others '
+        'for ever. Set round_up=True, or another batch size'
+    )
+
+
 def has_rounds(loop: Any) -> bool:
     """Tell whether a train loop calls the hooks of rounds itself.
 

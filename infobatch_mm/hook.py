@@ -220,6 +220,11 @@ class InfoBatchHook(Hook):
             if run.plan is None:
                 self._begin_round(runner)
             plan, done = run.remaining
+            binding.check_equal_batches(
+                self.sampler,
+                len(plan) - done,
+                run.batch_size // self.sampler.world_size,
+            )
             self.sampler.begin_round(plan, start=done)
             run.begin_round(len(self.loader), runner.iter)
             ranks.check_same_plan(run.plan_digest)
