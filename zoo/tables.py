@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from zoo_probes import TOLERANCES
+from zoo.probes import TOLERANCES
 
 ADE20K = 'ade20k'
 

@@ -18,9 +18,9 @@ from mmseg.utils import register_all_modules
 from PIL import Image
 
 from infobatch_mm.config import SEG_HEADS
-from zoo_package import Package, Small
-from zoo_report import ADE20K
-from zoo_small import (
+from zoo.package import Package, Small
+from zoo.tables import ADE20K
+from zoo.small import (
     BATCH,
     BUDGET,
     SAMPLES,

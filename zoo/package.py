@@ -75,4 +75,4 @@ def load_package(name: str) -> Package:
             f'Run the tool in an environment made with: pip install '
             f'{" or ".join(names)}'
         )
-    return importlib.import_module(f'zoo_{name}').PACKAGE
+    return importlib.import_module(f'zoo.{name}').PACKAGE

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from infobatch_mm import enable
 from infobatch_mm.binding import find_heads
 from infobatch_mm.ledger import Ledger
-from zoo_package import Package
-from zoo_small import BATCH, SAMPLES
+from zoo.package import Package
+from zoo.small import BATCH, SAMPLES
 
 BATCH_NORM = nn.modules.batchnorm._BatchNorm
 WEIGHTS = (0.5, 3.0)

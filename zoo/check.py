@@ -35,9 +35,9 @@ import mmengine.config.config
 from mmengine.config import Config
 from yapf.yapflib import yapf_api
 
-from zoo_judge import FORK, attempt, check, status_of
-from zoo_package import EXTRAS, FAMILIES, Package, load_package
-from zoo_report import (
+from zoo.judge import FORK, attempt, check, status_of
+from zoo.package import EXTRAS, FAMILIES, Package, load_package
+from zoo.tables import (
     OTHERWISE,
     Record,
     markdown,

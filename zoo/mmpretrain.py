@@ -24,8 +24,8 @@ from mmpretrain.utils import register_all_modules
 from PIL import Image
 
 from infobatch_mm.config import CLS_HEADS
-from zoo_package import Package, Small
-from zoo_small import (
+from zoo.package import Package, Small
+from zoo.small import (
     BATCH,
     ROUNDS,
     SAMPLES,

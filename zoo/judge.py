@@ -20,10 +20,10 @@ from multiprocessing.connection import Connection
 import torch
 from mmengine.config import Config
 
-from zoo_package import Package
-from zoo_probes import is_fault, probe, prune, rounds_of, train
-from zoo_report import Record
-from zoo_small import SAMPLES
+from zoo.package import Package
+from zoo.probes import is_fault, probe, prune, rounds_of, train
+from zoo.tables import Record
+from zoo.small import SAMPLES
 
 FORK = multiprocessing.get_context('fork')
 MISSING = re.compile(r"No module named '?([\w.]+)")
