@@ -1,20 +1,99 @@
-"""What makes a stock config of any package small; the sizes of a small run."""
+"""How a stock config of any package is made small enough for a CPU."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
-SAMPLES = 8
-BATCH = 2
-ROUNDS = 3
-BUDGET = ROUNDS * SAMPLES // BATCH  # three full passes, in iterations
+from mmengine.config import Config
 
+from zoo.sizes import BATCH
+
+# What is replaced by an OptimWrapper, and what it is called in the notes.
 MIXED_PRECISION = dict(
     AmpOptimWrapper='AMP', DeepSpeedOptimWrapper='DeepSpeed'
 )
 
 
-def as_list(value: Any) -> list:
+def small_config(
+    cfg: Config,
+    *,
+    model: Any,
+    loader: Mapping[str, Any],
+    train_cfg: Mapping[str, Any],
+    optim_wrapper: Any,
+    param_scheduler: list[Any],
+) -> Config:
+    """Return the training part of a config, with its parts made small.
+
+    Args:
+        cfg (Config): The stock config.
+        model (dict): Its model, made small.
+        loader (dict): What the train dataloader has besides the sampler of
+            the stock one and the size of a batch.
+        train_cfg (dict): The loop, of few rounds.
+        optim_wrapper (dict): The optimizer, in full precision.
+        param_scheduler (list): The schedule, which fits the rounds.
+    """
+    small = dict(
+        default_scope=cfg.default_scope,
+        model=model,
+        train_dataloader=dict(
+            loader,
+            batch_size=BATCH,
+            num_workers=0,
+            sampler=cfg.train_dataloader.sampler,
+        ),
+        train_cfg=train_cfg,
+        optim_wrapper=optim_wrapper,
+        param_scheduler=param_scheduler,
+        custom_hooks=cfg.get('custom_hooks') or [],
+        default_hooks=dict(checkpoint=None),
+        log_processor=dict(by_epoch='max_epochs' in train_cfg),
+        log_level='ERROR',
+        randomness=dict(seed=0),
+        work_dir='run',
+    )
+    return Config(small)
+
+
+def fit_schedule(
+    scheduler: Any,
+    names: Sequence[str],
+    *,
+    budget: int,
+    full: int,
+    least: int,
+) -> Any:
+    """Return a scheduler whose warm-up and end fit a small budget.
+
+    Args:
+        scheduler (dict): Config of a stock scheduler.
+        names (list[str]): Its settings that are a tick or several.
+        budget (int): Ticks of the small run.
+        full (int): Ticks of the stock run.
+        least (int): What a tick that is not 0 becomes at least.
+    """
+
+    def scaled(tick: int) -> int:
+        return min(budget, tick and max(least, tick * budget // full))
+
+    scheduler = deepcopy(scheduler)
+    for name in names:
+        ticks = scheduler.get(name)
+        if isinstance(ticks, int):
+            scheduler[name] = scaled(ticks)
+        elif ticks:
+            scheduler[name] = [scaled(tick) for tick in ticks]
+    return scheduler
+
+
+def resized(transform: Any, sizes: Mapping[str, Any]) -> Any:
+    """Return a transform with those of its sizes replaced that it has."""
+    has = {name: size for name, size in sizes.items() if name in transform}
+    return {**transform, **has}
+
+
+def as_list(value: Any) -> list[Any]:
     """Return what may be None, one item or several, as a list."""
     if value is None:
         return []
