@@ -68,6 +68,12 @@ def add_check(parser: argparse.ArgumentParser) -> None:
         help='add a line for each config; what has one is not checked again',
     )
     parser.add_argument(
+        '--markdown',
+        type=Path,
+        metavar='OUT',
+        help='write tables of these records',
+    )
+    parser.add_argument(
         '--keep',
         action='store_true',
         help='write to work_dirs/zoo/ (and go on from there if it was '

@@ -1,16 +1,11 @@
 """The command that checks configs, writes their records and counts them."""
 
-import infobatch_mm  # isort: skip  # which says what is not installed
-
 import argparse
 import importlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import mmengine.config.config
-from yapf.yapflib import yapf_api
 
 from zoo.checks import check_all
 from zoo.configs import (
@@ -29,7 +24,8 @@ from zoo.record import (
     kept_file,
     resume_records,
 )
-from zoo.tables import print_report
+from zoo.screen import print_report
+from zoo.tables import markdown
 
 # What a run that is to replace the kept records writes until it has ended.
 SCRATCH = Path('work_dirs', 'zoo')
@@ -51,6 +47,8 @@ def run(args: argparse.Namespace) -> int:
         whole = args.all and not args.patterns
         keep_records(kept, records, all_of=whole)
         out.unlink()
+    if args.markdown:
+        args.markdown.write_text(markdown(records))
     print_report(records)
     return int(any(record['status'] == 'FAILED' for record in records))
 
@@ -109,5 +107,6 @@ def skip_layout() -> None:
     def unchanged(text: str, **_: Any) -> tuple[str, bool]:
         return text, False
 
-    yapf_api.FormatCode = unchanged
-    mmengine.config.config.FormatCode = unchanged
+    # The second may have it from the first already.
+    for name in ('yapf.yapflib.yapf_api', 'mmengine.config.config'):
+        vars(importlib.import_module(name))['FormatCode'] = unchanged

@@ -5,8 +5,9 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from multiprocessing.connection import wait
-from typing import Any, NamedTuple
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkProcess
+from typing import NamedTuple
 
 from mmengine.config import Config
 
@@ -56,16 +57,20 @@ def prepare(
         reason = f'{enabled["error"]}: {enabled["reason"]}'
         if any(text in reason for text in package.refusals):
             return dict(record, status='refused', reason=reason), None
-        return dict(record, enabled, status='FAILED', reason=reason), None
+        return record | enabled | dict(status='FAILED', reason=reason), None
     return record | enabled, loaded['cfg']
 
 
 class Running(NamedTuple):
     """A config that is being checked, and those that are the same."""
 
-    process: Any
+    process: ForkProcess
     began: float
     records: list[Record]
+
+
+# By what their results come through.
+Checks = dict[Connection, Running]
 
 
 def check_all(
@@ -87,7 +92,7 @@ def check_all(
         jobs (int): How many are run at a time.
         timeout (float): Seconds that a run may take.
     """
-    running: dict[Any, Running] = {}
+    running: Checks = {}
     for name in names:
         record, cfg = prepare(name, heads[name], package)
         digest = record.get('digest')
@@ -108,9 +113,7 @@ def check_all(
         yield from collect(running, known)
 
 
-def start(
-    work: Callable[[], Record], record: Record, running: dict[Any, Running]
-) -> None:
+def start(work: Callable[[], Record], record: Record, running: Checks) -> None:
     """Begin to check a config."""
     receiver, sender = FORK.Pipe(duplex=False)
     process = FORK.Process(target=lambda: sender.send(attempt(work)))
@@ -119,14 +122,13 @@ def start(
     running[receiver] = Running(process, time.monotonic(), [record])
 
 
-def collect(
-    running: dict[Any, Running], known: dict[str, Record]
-) -> Iterator[Record]:
+def collect(running: Checks, known: dict[str, Record]) -> Iterator[Record]:
     """Wait until a check ends, and yield what it found."""
     for receiver in wait(list(running)):
+        assert isinstance(receiver, Connection)
         process, began, (record, *twins) = running.pop(receiver)
         try:
-            result = receiver.recv()
+            result: Record = receiver.recv()
         except EOFError:
             result = dict(status='FAILED', reason='the check was killed')
         process.join()
@@ -146,5 +148,3 @@ def same_as(known: Record, record: Record) -> Record:
     shared = ('status', 'reason', *OTHERWISE)
     result = {name: known[name] for name in shared if name in known}
     return record | result | dict(same_as=known['config'])
-
-

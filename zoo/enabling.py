@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import infobatch_mm
 from mmengine.config import Config
+
+import infobatch_mm
 
 
 def check_enabled(stock: Config, weighted: Mapping[str, str]) -> None:

@@ -130,5 +130,3 @@ def not_a_mean(heads: list[nn.Module]) -> str:
         if name.startswith('Ohem'):
             return name
     return ''
-
-

@@ -152,5 +152,3 @@ def probe_weights(
     found['linear'] = distance(weighted, combine(WEIGHTS, first, second))
     found['zeros'] = largest(subject.step(batch, 0.0, 0.0).gradients)
     return found
-
-

@@ -156,5 +156,3 @@ def settle(model: nn.Module, batch: dict[str, Any]) -> None:
         if isinstance(module, BATCH_NORM):
             module.momentum = 1.0
     model.train()(**deepcopy(batch), mode='loss')
-
-

@@ -58,5 +58,3 @@ def rounds_of(work_dir: str) -> list[int]:
     """Return how many samples each round of a run kept."""
     lines = Path(work_dir, 'infobatch.jsonl').read_text().splitlines()
     return [json.loads(line)['kept'] for line in lines]
-
-
