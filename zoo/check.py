@@ -80,7 +80,13 @@ def check_selected(
     }
     found = []
     for record in check_all(
-        names, heads, known, package, jobs=args.jobs, timeout=args.timeout
+        root,
+        names,
+        heads,
+        known,
+        package,
+        jobs=args.jobs,
+        timeout=args.timeout,
     ):
         found.append(record)
         print(

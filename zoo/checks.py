@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
+from pathlib import Path
 from typing import NamedTuple
 
 from mmengine.config import Config
 
-from zoo.configs import config_root
 from zoo.enabling import check_enabled
 from zoo.environment import commit, versions
 from zoo.judge import check, status_of
@@ -21,9 +21,15 @@ from zoo.record import OTHERWISE, Record
 
 
 def prepare(
-    name: str, heads: str, package: Package
+    root: Path, name: str, heads: str, package: Package
 ) -> tuple[Record, Config | None]:
     """Do for a config what needs no process of its own.
+
+    Args:
+        root (Path): The folder of the configs.
+        name (str): The config.
+        heads (str): Its heads, see :func:`describe_heads`.
+        package (Package): The package that it is of.
 
     Returns:
         tuple[dict, Config | None]: What is known of it, with the digest of
@@ -34,7 +40,7 @@ def prepare(
     )
 
     def load() -> Record:
-        return dict(cfg=Config.fromfile(config_root(package.name) / name))
+        return dict(cfg=Config.fromfile(root / name))
 
     def enable() -> Record:
         check_enabled(loaded['cfg'], package.weighted)
@@ -74,6 +80,7 @@ Checks = dict[Connection, Running]
 
 
 def check_all(
+    root: Path,
     names: Sequence[str],
     heads: dict[str, str],
     known: dict[str, Record],
@@ -85,6 +92,7 @@ def check_all(
     """Yield the record of each config as soon as there is one.
 
     Args:
+        root (Path): The folder of the configs.
         names (Sequence[str]): The configs.
         heads (dict): Their heads, see :func:`describe_heads`.
         package (Package): The package that they are of.
@@ -94,7 +102,7 @@ def check_all(
     """
     running: Checks = {}
     for name in names:
-        record, cfg = prepare(name, heads[name], package)
+        record, cfg = prepare(root, name, heads[name], package)
         digest = record.get('digest')
         twins = [r.records for r in running.values()]
         twins = [t for t in twins if t[0]['digest'] == digest]

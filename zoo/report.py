@@ -4,6 +4,8 @@ A page for each file of records lies beside it. Of README.md and docs/, only
 what stands between the markers of a block is written.
 """
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from benchmarks.blocks import markers, replace_block
@@ -29,10 +31,11 @@ PAGES = {
 
 
 def run() -> None:
-    """Write all pages."""
+    """Write the pages that are stale."""
     for path, text in pages().items():
-        path.write_text(text)
-        print(f'wrote {path.relative_to(ROOT)}')
+        if not path.exists() or path.read_text() != text:
+            path.write_text(text)
+            print(f'wrote {path.relative_to(ROOT)}')
 
 
 def pages() -> dict[Path, str]:
@@ -44,9 +47,9 @@ def pages() -> dict[Path, str]:
     for name, link in PAGES.items():
         path = ROOT / name
         text = path.read_text()
-        for block, body in blocks(link).items():
+        for block, write in blocks(link).items():
             if markers(block)[0] in text:
-                text = replace_block(text, block, body)
+                text = replace_block(text, block, write())
         found[path] = text
     return found
 
@@ -57,19 +60,19 @@ def kept_files() -> list[Path]:
     return [path for path in paths if path.exists()]
 
 
-def blocks(link: str) -> dict[str, str]:
-    """Return what a page can have between the markers of a block, by name.
+def blocks(link: str) -> dict[str, Callable[[], str]]:
+    """Return what writes the blocks that a page can have, by their names.
 
     Args:
         link (str): Where the page finds more on it.
     """
     return {
-        'zoo-counts': sentences(link),
-        'zoo-mmseg': family_table('mmseg'),
-        'zoo-mmseg-reasons': reasons_table('mmseg'),
-        'zoo-mmpretrain': family_table('mmpretrain'),
-        'zoo-mmpretrain-reasons': reasons_table('mmpretrain'),
-        'zoo-mmpretrain-untrained': untrained_table('mmpretrain'),
-        'zoo-errors': errors_table(),
-        'zoo-times': times_table(),
+        'zoo-counts': partial(sentences, link),
+        'zoo-mmseg': partial(family_table, 'mmseg'),
+        'zoo-mmseg-reasons': partial(reasons_table, 'mmseg'),
+        'zoo-mmpretrain': partial(family_table, 'mmpretrain'),
+        'zoo-mmpretrain-reasons': partial(reasons_table, 'mmpretrain'),
+        'zoo-mmpretrain-untrained': partial(untrained_table, 'mmpretrain'),
+        'zoo-errors': errors_table,
+        'zoo-times': times_table,
     }

@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from textwrap import shorten
+from textwrap import fill, shorten
 from typing import NamedTuple
 
 from zoo.environment import EXTRAS, FAMILIES
@@ -98,7 +98,7 @@ def sentences(page: str) -> str:
     )  # fmt: skip
     failed = seg.failed + cls.failed
     refused = seg.refused + cls.refused
-    return (
+    text = (
         f'{seg.passed} of the {seg.configs} configs of mmseg '
         f'({ade20k.passed} of the {ade20k.configs} for ADE20K) and '
         f'{cls.passed} of the {cls.configs} configs of mmpretrain that train '
@@ -109,6 +109,7 @@ def sentences(page: str) -> str:
         f'pruning either, and `enable` refuses {refused}, whose sampler it '
         f'would have to replace ([all results]({page})).'
     )
+    return fill(text, 88, break_long_words=False, break_on_hyphens=False)
 
 
 # Tables
