@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sysconfig
+import time
 
 import pytest
 import toys
@@ -16,7 +17,7 @@ from zoos import check
 from zoo import check as zoo_check
 from zoo import configs, enabling, environment, package, record
 from zoo.__main__ import main
-from zoo.processes import attempt
+from zoo.processes import attempt, in_process
 from zoo.tolerances import TOLERANCES
 
 MMSEG = package.load_package('mmseg')
@@ -215,6 +216,20 @@ def test_a_reason_names_no_folder_of_the_machine():
     assert found['reason'] == 'in mmseg/a.py'
 
 
+def burn():
+    while True:
+        pass
+
+
+@pytest.mark.parametrize(
+    'function, timeout', [(burn, 0.5), (lambda: time.sleep(60), 0.01)]
+)
+def test_what_takes_too_long_is_stopped(function, timeout):
+    found = in_process(function, timeout)
+    expected = dict(error='Timeout', reason=f'longer than {timeout} s')
+    assert found == expected
+
+
 def test_a_sound_head_passes_and_configs_that_are_the_same_run_once(zoo):
     write_config(zoo, 'fcn/a_ade20k')
     write_config(zoo, 'fcn/b', val_cfg=dict(type='ValLoop', fp16=True))
@@ -225,6 +240,7 @@ def test_a_sound_head_passes_and_configs_that_are_the_same_run_once(zoo):
     assert same['same_as'] == 'fcn/a_ade20k.py' and 'same_as' not in probed
     assert set(probed['probes']) == set(TOLERANCES) - {'zeros_layers'}
     assert probed['rounds'][0] == 8 and min(probed['rounds']) < 8
+    assert 0 < probed['probe_seconds'] <= probed['cpu_seconds'] < 60
 
     # Again: nothing is run, though the last line was torn.
     out = zoo / 'out.jsonl'

@@ -35,7 +35,12 @@ def both(kept):
     gone = dict(status='missing', reason='ImportError: | is not installed')
     write(
         kept / 'mmseg-openmmlab.jsonl',
-        record_of('a/a_ade20k.py', seconds=3600.0, probes=dict(linear=1e-6)),
+        record_of(
+            'a/a_ade20k.py',
+            seconds=3600.0,
+            cpu_seconds=1800.0,
+            probes=dict(linear=1e-6),
+        ),
         record_of('a/b.py', **gone),
         record_of('a/c.py', **gone),
         record_of('a/d.py', same_as='a/a_ade20k.py'),
@@ -130,7 +135,7 @@ def test_reasons_are_listed_what_runs_nowhere_first(both):
 
 def test_times_and_errors_are_those_of_the_records(both):
     official, onedl = summary.times_table().splitlines()[2:]
-    assert 'not recorded (4) | 1 | 1.0 h | 60 min |' in official
+    assert 'not recorded (4) | 1 | 1.0 h | 0.5 h | 60 min |' in official
     assert 'not recorded (5), abc (1)' in onedl or (
         'abc (1), not recorded (5)' in onedl
     )

@@ -87,7 +87,7 @@ def add_check(parser: argparse.ArgumentParser) -> None:
         '--timeout',
         type=float,
         default=300,
-        help='seconds that a run may take (default: 300)',
+        help='seconds of CPU time that a run may take (default: 300)',
     )
 
 

@@ -16,7 +16,7 @@ from zoo.enabling import check_enabled
 from zoo.environment import commit, versions
 from zoo.judge import check, status_of
 from zoo.package import Package
-from zoo.processes import FORK, attempt
+from zoo.processes import FORK, attempt, with_cpu_seconds
 from zoo.record import OTHERWISE, Record
 
 
@@ -98,7 +98,7 @@ def check_all(
         package (Package): The package that they are of.
         known (dict): Records by digest; those that come are added.
         jobs (int): How many are run at a time.
-        timeout (float): Seconds that a run may take.
+        timeout (float): CPU seconds that a run may take.
     """
     running: Checks = {}
     for name in names:
@@ -124,7 +124,7 @@ def check_all(
 def start(work: Callable[[], Record], record: Record, running: Checks) -> None:
     """Begin to check a config."""
     receiver, sender = FORK.Pipe(duplex=False)
-    process = FORK.Process(target=lambda: sender.send(attempt(work)))
+    process = FORK.Process(target=lambda: sender.send(with_cpu_seconds(work)))
     process.start()
     sender.close()
     running[receiver] = Running(process, time.monotonic(), [record])

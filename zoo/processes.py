@@ -8,18 +8,29 @@ import gc
 import multiprocessing
 import os
 import re
+import signal
 import sysconfig
 import tempfile
 import traceback
 import warnings
 from collections.abc import Callable
+from math import ceil
 from multiprocessing.connection import Connection
+from resource import (
+    RLIMIT_CPU,
+    RUSAGE_CHILDREN,
+    RUSAGE_SELF,
+    getrlimit,
+    getrusage,
+    setrlimit,
+)
 
 import torch
 
 from zoo.record import Record
 
 FORK = multiprocessing.get_context('fork')
+WAIT = 10
 MISSING = re.compile(r"No module named '?([\w.]+)")
 
 
@@ -39,32 +50,57 @@ def attempt(function: Callable[[], Record]) -> Record:
         return dict(error=kind, reason=reason, traceback=text)
 
 
+def with_cpu_seconds(function: Callable[[], Record]) -> Record:
+    """Return what became of a function, and the CPU time of this process.
+
+    Processes that it started and waited for are included.
+    """
+    result = attempt(function)
+    usages = map(getrusage, (RUSAGE_SELF, RUSAGE_CHILDREN))
+    seconds = sum(usage.ru_utime + usage.ru_stime for usage in usages)
+    return result | dict(cpu_seconds=round(seconds, 1))
+
+
 def in_process(function: Callable[[], Record], timeout: float) -> Record:
-    """Run a function in a process and an empty folder of its own."""
+    """Run a function in a process and an empty folder of its own.
+
+    Args:
+        function (Callable): The function.
+        timeout (float): Seconds of CPU time that it may take, so that a busy
+            machine fails none. What hangs is given WAIT times as many seconds
+            of the clock.
+    """
     with tempfile.TemporaryDirectory() as folder:
         receiver, sender = FORK.Pipe(duplex=False)
-        process = FORK.Process(target=_work, args=(function, folder, sender))
+        process = FORK.Process(
+            target=_work, args=(function, folder, timeout, sender)
+        )
         process.start()
         sender.close()
         try:
-            ended = receiver.poll(timeout)
+            ended = receiver.poll(WAIT * timeout)
             result: Record = receiver.recv() if ended else {}
         except EOFError:
             result, ended = {}, True
             process.join()
         if not ended:
             process.kill()
-            result = dict(error='Timeout', reason=f'longer than {timeout:g} s')
         process.join()
-        if process.exitcode and 'error' not in result:
+        if not ended or process.exitcode == -signal.SIGXCPU:
+            result = dict(error='Timeout', reason=f'longer than {timeout:g} s')
+        elif process.exitcode and 'error' not in result:
             reason = f'ended by signal {-process.exitcode}'
             result = dict(error='Killed', reason=reason)
     return result
 
 
 def _work(
-    function: Callable[[], Record], folder: str, sender: Connection
+    function: Callable[[], Record],
+    folder: str,
+    timeout: float,
+    sender: Connection,
 ) -> None:
+    setrlimit(RLIMIT_CPU, (ceil(timeout), getrlimit(RLIMIT_CPU)[1]))
     # mmengine collects garbage for each data set; what is inherited is none.
     gc.freeze()
     warnings.simplefilter('ignore')

@@ -224,6 +224,7 @@ def times_table() -> str:
     rows = []
     for name, records in all_records().items():
         seconds = [r['seconds'] for r in records if 'seconds' in r]
+        cpu = sum(r.get('cpu_seconds', 0) for r in records) / 3600
         commits = Counter(r.get('commit', 'not recorded') for r in records)
         rows.append(
             [
@@ -232,11 +233,12 @@ def times_table() -> str:
                 ', '.join(f'{commit} ({n})' for commit, n in commits.items()),
                 len(seconds),
                 f'{sum(seconds) / 3600:.1f} h',
+                f'{cpu:.1f} h' if cpu else 'not recorded',
                 f'{max(seconds, default=0) / 60:.0f} min',
             ]
         )
     title = [
-        'records', 'packages', 'commit', 'runs', 'all, one at a time',
+        'records', 'packages', 'commit', 'runs', 'sum of all', 'CPU time',
         'the longest',
     ]  # fmt: skip
     return markdown_table(title, rows)
