@@ -11,7 +11,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from infobatch_mm.compat import is_importable
+from infobatch_mm.host.packages import is_importable
 from zoo.environment import EXTRAS
 
 # A small config, and notes on what was changed beyond sizes and weights.
