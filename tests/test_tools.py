@@ -1,4 +1,4 @@
-"""The command lines of the tools, and how they prepare CamVid."""
+"""The command lines of prepare, train and test; how CamVid is prepared."""
 
 import importlib.util
 import io
@@ -19,6 +19,9 @@ from mmengine.config import Config
 from PIL import Image
 
 from infobatch_mm import enable
+from infobatch_mm.commands import prepare, running, train
+from infobatch_mm.commands import test as test_tool
+from infobatch_mm.prepare import segmentation
 
 REPO = Path(__file__).parents[1]
 SHARED = REPO.parent / 'shared'
@@ -36,11 +39,6 @@ def load_tool(name: str) -> ModuleType:
         spec.loader.exec_module(module)
     return module
 
-
-prepare_data = load_tool('prepare_data')
-segmentation = prepare_data.segmentation
-train = load_tool('train')
-test_tool = load_tool('test')
 
 LAYOUT = segmentation.SegFolder(counts=dict(train=2, val=1), num_classes=3)
 
@@ -80,7 +78,7 @@ def pack(source: Path, tmp_path: Path) -> Callable[[], Path]:
     return _pack
 
 
-# prepare_data.py
+# infobatch prepare
 
 
 def test_archive_is_unpacked_once_and_then_checked(pack, tmp_path):
@@ -211,7 +209,7 @@ def test_archive_without_images_is_named(tmp_path):
 def test_command_line_ends_with_one_line(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stopped:
-        prepare_data.main([name, 'absent'])
+        prepare.main([name, 'absent'])
     assert stopped.value.code == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert re.search(
@@ -224,14 +222,14 @@ def test_command_line_ends_with_one_line(name, tmp_path, monkeypatch, capsys):
 def test_camvid_archives(size, tmp_path, capsys):
     archive = SHARED / 'data' / f'camvid_{size}.tar'
     out = tmp_path / archive.stem
-    prepare_data.main(['camvid', str(archive), '--out', str(out)])
+    prepare.main(['camvid', str(archive), '--out', str(out)])
     assert capsys.readouterr().out == (
         f'unpacked: 367 train, 101 val, 233 test images of {size} with 11 '
         f'classes in {out}\n'
     )
 
 
-# train.py and test.py
+# infobatch train and test
 
 
 @pytest.fixture
@@ -358,9 +356,9 @@ def test_runner_type_goes_through_the_registry(
     steps = SimpleNamespace(
         train=lambda: built.append('train'), test=lambda: built.append('test')
     )
-    monkeypatch.setattr(tool, 'init_default_scope', built.append)
+    monkeypatch.setattr(running, 'init_default_scope', built.append)
     monkeypatch.setattr(
-        tool,
+        running,
         'RUNNERS',
         SimpleNamespace(
             build=lambda cfg: built.append(cfg.runner_type) or steps
@@ -384,8 +382,8 @@ def test_group_is_left_after_training(config, monkeypatch):
             self.group = torch.distributed.group.WORLD
             groups.append(weakref.ref(self.group))
 
-    monkeypatch.setattr(train, 'get_device', lambda: 'cpu')
-    monkeypatch.setattr(train, 'build_runner', lambda cfg: Steps())
+    monkeypatch.setattr(running, 'get_device', lambda: 'cpu')
+    monkeypatch.setattr(running, 'build_runner', lambda cfg: Steps())
     train.main([str(config), '--launcher', 'pytorch'])
     assert not torch.distributed.is_initialized()
     assert [group() for group in groups] == [None]

@@ -1,15 +1,8 @@
-"""Unpack and check the data sets that the configs train on.
+"""The command line that unpacks and checks data sets, one a subcommand.
 
-    tools/prepare_data.py camvid ARCHIVE [--out FOLDER]
-    tools/prepare_data.py ade20k FOLDER [--sample]
-    tools/prepare_data.py cifar10 ARCHIVE [--out FOLDER]
-    tools/prepare_data.py cifar100 ARCHIVE [--out FOLDER]
-    tools/prepare_data.py tiny-imagenet FOLDER
-    tools/prepare_data.py imagenet FOLDER
-
-Here is the command line alone. What a data set must hold is in the modules
-beside this one, whose functions give back the summary to print or raise a
-ValueError that names the file and the cure.
+What a data set must hold is in :mod:`infobatch_mm.prepare`, whose functions
+give back the summary to print, or raise a ValueError that names the file and
+the cure.
 """
 
 import argparse
@@ -17,8 +10,8 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-import data_classification as classification
-import data_segmentation as segmentation
+from ..prepare import classification, segmentation
+from .ending import in_one_line
 
 
 def add_camvid(subparsers: argparse._SubParsersAction) -> None:
@@ -129,25 +122,23 @@ DATASETS = (
 )
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
     """Declare one subcommand for each data set."""
-    parser = argparse.ArgumentParser(description='Unpack and check data sets')
+    parser = argparse.ArgumentParser(
+        prog,
+        description='Unpack the archive of a data set and check what it '
+        'holds, or check a folder that is there already.',
+    )
     subparsers = parser.add_subparsers(required=True, metavar='DATASET')
     for add in DATASETS:
         add(subparsers)
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     """Prepare one data set; an error ends with one line, exit status 2."""
-    parser = build_parser()
+    parser = build_parser(prog)
     settings = vars(parser.parse_args(argv))
     prepare = settings.pop('prepare')
-    try:
+    with in_one_line(parser):
         print(prepare(**settings))
-    except ValueError as error:
-        parser.error(str(error))
-
-
-if __name__ == '__main__':
-    main()

@@ -1,39 +1,54 @@
-"""Test a checkpoint: mmseg's command line, with infobatch_mm imported.
+"""The command line of testing: mmseg's and mmpretrain's.
 
-Importing infobatch_mm first registers its parts and lets `mmseg::` bases be
-found with either family of OpenMMLab packages. A checkpoint of a pruned run
-may as well be tested with the stock config: its keys are the same.
+A checkpoint of a pruned run may as well be tested with the stock config: its
+keys are the same.
 """
 
-import infobatch_mm  # noqa: F401  isort: skip
-
 import argparse
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
-from mmengine.config import Config, DictAction
-from mmengine.registry import RUNNERS, init_default_scope
-from mmengine.runner import Runner
+import mmengine
+from mmengine.config import Config
+from mmengine.dist import is_main_process
 
-from infobatch_mm.config import type_name
+from ..config import type_name
+from . import running
+from .ending import in_one_line, is_ours
+
+# Flags that only mmpretrain's tool has, and what does the same elsewhere.
+MMPRETRAIN_FLAGS = {
+    'out_item': '--out takes the label maps, and the metrics are written to '
+    'the work dir as they are',
+    'amp': 'use --cfg-options test_cfg.fp16=True',
+    'interval': 'use --cfg-options default_hooks.visualization.interval=N',
+    'no_pin_memory': 'use --cfg-options test_dataloader.pin_memory=False',
+}
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Declare the flags, the same as those of mmseg's tools/test.py."""
-    parser = argparse.ArgumentParser(description='Test a checkpoint')
-    parser.add_argument('config', help='path of the config')
-    parser.add_argument('checkpoint', help='path of the checkpoint')
-    parser.add_argument(
-        '--work-dir',
-        help='folder of the metrics, as json '
-        "(default: the config's, else ./work_dirs/CONFIG_NAME)",
+def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
+    """Declare the flags of mmseg's and mmpretrain's tool."""
+    parser = argparse.ArgumentParser(
+        prog,
+        description='Test a checkpoint with a config of mmseg or mmpretrain.',
     )
+    running.add_config(parser)
+    parser.add_argument('checkpoint', help='path of the checkpoint')
+    running.add_common_flags(parser, work_dir_of='the metrics, as json')
     parser.add_argument(
         '--out',
         help='folder of the predicted label maps; '
         'for mmpretrain, the pickle file of the predictions',
     )
+    add_drawing_flags(parser)
+    parser.add_argument(
+        '--tta', action='store_true', help='augment at test time'
+    )
+    add_mmpretrain_flags(parser)
+    return parser
+
+
+def add_drawing_flags(parser: argparse.ArgumentParser) -> None:
+    """Declare what shows and saves the predictions as pictures."""
     parser.add_argument(
         '--show', action='store_true', help='show each prediction'
     )
@@ -44,33 +59,35 @@ def build_parser() -> argparse.ArgumentParser:
         default=2,
         help='seconds that each prediction is shown (default: 2)',
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='settings that replace those of the config; lists and tuples '
-        'are quoted and hold no white space, as in key="[(a,b),(c,d)]"',
+
+
+def add_mmpretrain_flags(parser: argparse.ArgumentParser) -> None:
+    """Declare what only mmpretrain's tool has."""
+    group = parser.add_argument_group('only with configs of mmpretrain')
+    group.add_argument(
+        '--out-item',
+        choices=['metrics', 'pred'],
+        help='what --out takes (default: pred, the predictions)',
     )
-    parser.add_argument(
-        '--launcher',
-        choices=['none', 'pytorch', 'slurm', 'mpi'],
-        default='none',
-        help='what started the processes (default: none)',
+    group.add_argument(
+        '--amp', action='store_true', help='test in mixed precision'
     )
-    parser.add_argument(
-        '--tta', action='store_true', help='augment at test time'
+    group.add_argument(
+        '--interval',
+        type=int,
+        metavar='N',
+        help='show and save one image of N (default: 1, every image)',
     )
-    # torch.distributed.launch spells it --local-rank from PyTorch 2.0 on.
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
-    return parser
+    group.add_argument(
+        '--no-pin-memory',
+        action='store_true',
+        help='load no batch into pinned memory',
+    )
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line; sets LOCAL_RANK where no launcher did."""
-    args = build_parser().parse_args(argv)
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    return args
+    return running.parse(build_parser(), argv)
 
 
 def draw_predictions(cfg: Config, args: argparse.Namespace) -> None:
@@ -90,7 +107,7 @@ def draw_predictions(cfg: Config, args: argparse.Namespace) -> None:
             show=args.show,
             wait_time=args.wait_time,
             out_dir=args.show_dir,
-            interval=1,
+            interval=args.interval or 1,
         )
         return
     hook.draw = True
@@ -103,7 +120,7 @@ def draw_predictions(cfg: Config, args: argparse.Namespace) -> None:
 
 def augment_at_test_time(cfg: Config) -> None:
     """Wrap the model and the test pipeline as the config's tta_* say."""
-    if cfg.get('default_scope') == 'mmpretrain':
+    if running.is_mmpretrain(cfg):
         mirror_by_default(cfg)
     missing = [key for key in ('tta_model', 'tta_pipeline') if key not in cfg]
     if missing:
@@ -132,7 +149,7 @@ def mirror_by_default(cfg: Config) -> None:
 
 def keep_predictions(cfg: Config, out: str) -> None:
     """Let the evaluator write the predictions as the package's own does."""
-    if cfg.get('default_scope') == 'mmpretrain':
+    if running.is_mmpretrain(cfg):
         known = cfg.test_evaluator
         dump = dict(type='DumpResults', out_file_path=out)
         metrics = known if isinstance(known, list) else [known]
@@ -143,41 +160,37 @@ def keep_predictions(cfg: Config, out: str) -> None:
 
 def load_config(args: argparse.Namespace) -> Config:
     """Read the config and apply the command line to it."""
-    cfg = Config.fromfile(args.config)
-    cfg.launcher = args.launcher
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
-    if args.work_dir is not None:
-        cfg.work_dir = args.work_dir
-    elif cfg.get('work_dir') is None:
-        cfg.work_dir = f'./work_dirs/{Path(args.config).stem}'
+    if args.out_item is not None and args.out is None:
+        raise ValueError(
+            f'--out-item {args.out_item} needs --out, the file to write it to'
+        )
+    cfg = running.load_common(args)
+    running.check_family(cfg, args, MMPRETRAIN_FLAGS)
     cfg.load_from = args.checkpoint
+    if args.amp:
+        cfg.test_cfg = {**(cfg.get('test_cfg') or {}), 'fp16': True}
     if args.show or args.show_dir:
         draw_predictions(cfg, args)
     if args.tta:
         augment_at_test_time(cfg)
-    if args.out is not None:
+    if args.out is not None and args.out_item != 'metrics':
         keep_predictions(cfg, args.out)
+    if running.is_mmpretrain(cfg):
+        running.set_dataloader_defaults(cfg, args)
     return cfg
 
 
-def build_runner(cfg: Config) -> Runner:
-    """Build mmengine's Runner, or the one that `runner_type` names."""
-    if 'runner_type' not in cfg:
-        return Runner.from_cfg(cfg)
-    init_default_scope(cfg.get('default_scope') or 'mmengine')
-    return RUNNERS.build(cfg)
-
-
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     """Test; a setting that cannot work ends with one line, exit status 2."""
-    args = parse_args(argv)
-    try:
+    parser = build_parser(prog)
+    args = running.parse(parser, argv)
+    with in_one_line(parser):
         cfg = load_config(args)
-    except ValueError as error:
-        build_parser().error(str(error))
-    build_runner(cfg).test()
-
-
-if __name__ == '__main__':
-    main()
+        running.start_cpu_ranks(cfg)
+    with in_one_line(parser, only=is_ours):
+        runner = running.build_runner(cfg)
+    metrics = runner.test()
+    if args.out_item == 'metrics' and is_main_process():
+        mmengine.dump(metrics, args.out)
+    del runner  # it holds the process group
+    running.leave_group()

@@ -1,40 +1,59 @@
-"""Train a model from a config file: mmseg's command line, with pruning.
-
-Importing infobatch_mm first registers its parts and lets `mmseg::` bases be
-found with either family of OpenMMLab packages.
-"""
-
-import infobatch_mm  # isort: skip
+"""The command line of training: mmseg's and mmpretrain's, with pruning."""
 
 import argparse
-import gc
 import logging
-import os
-import subprocess
-from collections.abc import Mapping, MutableMapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch.distributed as dist
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
-from mmengine.hub import get_config
 from mmengine.logging import print_log
-from mmengine.registry import RUNNERS, init_default_scope
-from mmengine.runner import Runner
 
-from infobatch_mm.compat import is_importable
+from ..config import enable, type_name
+from . import running
+from .ending import in_one_line, is_ours
+
+# Flags that only mmpretrain's tool has, and what does the same elsewhere.
+MMPRETRAIN_FLAGS = {
+    'no_validate': 'use --cfg-options val_cfg=None val_dataloader=None '
+    'val_evaluator=None',
+    'auto_scale_lr': 'use --cfg-options auto_scale_lr.enable=True',
+    'no_pin_memory': 'use --cfg-options train_dataloader.pin_memory=False',
+    'no_persistent_workers': 'use --cfg-options '
+    'train_dataloader.persistent_workers=False',
+}
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Declare the flags, the same as those of mmseg's tools/train.py."""
-    parser = argparse.ArgumentParser(description='Train a model')
-    parser.add_argument(
-        'config',
-        help='path of the train config, or the name of one in an installed '
-        'package, as in mmseg::segformer/segformer_mit-b0_8xb2-160k_'
-        'ade20k-512x512.py',
+def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
+    """Declare our flags, and those of mmseg's and mmpretrain's tool."""
+    parser = argparse.ArgumentParser(
+        prog,
+        description='Train a model from a config of mmseg or mmpretrain, '
+        'with --infobatch on fewer samples.',
     )
+    running.add_config(parser)
+    add_pruning_flags(parser)
+    running.add_common_flags(parser, work_dir_of='logs and checkpoints')
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        type=checkpoint,
+        metavar='CHECKPOINT',
+        help='go on from a checkpoint (default: the latest in the work dir, '
+        'if any); the config comes first',
+    )
+    parser.add_argument(
+        '--amp',
+        action='store_true',
+        help='train in automatic mixed precision (needs an accelerator)',
+    )
+    add_mmpretrain_flags(parser)
+    return parser
+
+
+def add_pruning_flags(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags that turn a stock config into a pruned one."""
     parser.add_argument(
         '--infobatch',
         action='store_true',
@@ -49,45 +68,47 @@ def build_parser() -> argparse.ArgumentParser:
         help='options of InfoBatchHook, as in policy.type=QuantilePolicy '
         'delta=0.9; sets --infobatch',
     )
-    parser.add_argument(
-        '--work-dir',
-        help='folder of logs and checkpoints '
-        "(default: the config's, else ./work_dirs/CONFIG_NAME)",
+
+
+def add_mmpretrain_flags(parser: argparse.ArgumentParser) -> None:
+    """Declare what only mmpretrain's tool has."""
+    group = parser.add_argument_group('only with configs of mmpretrain')
+    group.add_argument(
+        '--no-validate', action='store_true', help='train without validation'
     )
-    parser.add_argument(
-        '--resume',
+    group.add_argument(
+        '--auto-scale-lr',
         action='store_true',
-        help='go on from the latest checkpoint in the work dir, if any',
+        help='scale the learning rate with the batch size, as the '
+        "config's auto_scale_lr says",
     )
-    parser.add_argument(
-        '--amp',
+    group.add_argument(
+        '--no-pin-memory',
         action='store_true',
-        help='train in automatic mixed precision (needs an accelerator)',
+        help='load no batch into pinned memory',
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='settings that replace those of the config; lists and tuples '
-        'are quoted and hold no white space, as in key="[(a,b),(c,d)]"',
+    group.add_argument(
+        '--no-persistent-workers',
+        action='store_true',
+        help='start the workers of the dataloaders anew in each epoch',
     )
-    parser.add_argument(
-        '--launcher',
-        choices=['none', 'pytorch', 'slurm', 'mpi'],
-        default='none',
-        help='what started the processes (default: none)',
-    )
-    # torch.distributed.launch spells it --local-rank from PyTorch 2.0 on.
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
-    return parser
+
+
+def checkpoint(text: str) -> str:
+    """Return the path of a checkpoint, unless a config stands in its place.
+
+    In mmseg's tool --resume takes no value, so a config may follow it.
+    """
+    if text.endswith('.py'):
+        raise argparse.ArgumentTypeError(
+            f'{text} is a config and not a checkpoint; put it before --resume'
+        )
+    return text
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line; sets LOCAL_RANK where no launcher did."""
-    args = build_parser().parse_args(argv)
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    return args
+    return running.parse(build_parser(), argv)
 
 
 def enable_amp(cfg: Config) -> None:
@@ -96,8 +117,7 @@ def enable_amp(cfg: Config) -> None:
     mmengine's AmpOptimWrapper refuses to be built on a CPU, in both families
     and for every dtype, so that is an error here, before anything is built.
     """
-    kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
-    name = kind if isinstance(kind, str) else kind.__name__
+    name = type_name({'type': 'OptimWrapper', **cfg.optim_wrapper})
     if name not in ('OptimWrapper', 'AmpOptimWrapper'):
         raise ValueError(
             f'--amp cannot be combined with optim_wrapper.type={name!r}; '
@@ -119,33 +139,20 @@ def enable_amp(cfg: Config) -> None:
     cfg.optim_wrapper.loss_scale = 'dynamic'
 
 
-def read_config(name: str) -> Config:
-    """Read a config file, or one of an installed package by `pkg::` name."""
-    package, is_name, _ = name.rpartition('::')
-    if not is_name:
-        return Config.fromfile(name)
-    if not is_importable(package):
-        # mmengine would install it.
-        raise ValueError(
-            f'{name}: the package {package} is not installed; install it or '
-            'give the path of a config'
-        )
-    return get_config(name)
+def set_resume(cfg: Config, resume: str | None) -> None:
+    """Say where a run goes on from, as the tool of its package does.
 
-
-def set_dataloader_defaults(cfg: Config) -> None:
-    """Complete the dataloaders as mmpretrain's tools/train.py does, in place.
-
-    Its configs leave that to the tool. Without workers there are none that
-    could persist, and without an accelerator no memory to pin.
+    mmseg's ignores what the config says of `resume`, and leaves `load_from`
+    as it is; mmpretrain's does neither.
     """
-    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
-        loader = cfg.get(name)
-        if loader is None:
-            continue
-        loader.setdefault('pin_memory', get_device() != 'cpu')
-        loader.setdefault('persistent_workers', loader.num_workers > 0)
-        loader.setdefault('collate_fn', dict(type='default_collate'))
+    if resume is None:
+        cfg.resume = running.is_mmpretrain(cfg) and cfg.get('resume', False)
+        return
+    cfg.resume = True
+    if resume != 'auto':
+        cfg.load_from = resume
+    elif running.is_mmpretrain(cfg):
+        cfg.load_from = None
 
 
 def infobatch_options(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -157,100 +164,49 @@ def infobatch_options(settings: Mapping[str, Any]) -> dict[str, Any]:
     return options.to_dict()
 
 
-def load_config(args: argparse.Namespace) -> Config:
-    """Read the config and apply the command line to it.
+def apply_mmpretrain_flags(cfg: Config, args: argparse.Namespace) -> None:
+    """Do to a config of mmpretrain what its own tool does, in place."""
+    if args.no_validate:
+        cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    if args.auto_scale_lr:
+        if cfg.get('auto_scale_lr') is None:
+            raise ValueError(
+                '--auto-scale-lr needs auto_scale_lr, which the config does '
+                'not set; add auto_scale_lr=dict(base_batch_size=...), the '
+                'batch size that its learning rate is meant for'
+            )
+        cfg.auto_scale_lr.enable = True
+    running.set_dataloader_defaults(cfg, args)
+    if args.no_persistent_workers:
+        for name in running.DATALOADERS:
+            if cfg.get(name) is not None:
+                cfg[name].persistent_workers = False
 
-    The work dir is the command line's, else the config's, else a folder
-    named after the config file.
-    """
-    cfg = read_config(args.config)
-    cfg.launcher = args.launcher
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
-    if args.work_dir is not None:
-        cfg.work_dir = args.work_dir
-    elif cfg.get('work_dir') is None:
-        cfg.work_dir = f'./work_dirs/{Path(args.config).stem}'
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Read the config and apply the command line to it."""
+    cfg = running.load_common(args)
+    running.check_family(cfg, args, MMPRETRAIN_FLAGS)
     if args.amp:
         enable_amp(cfg)
-    cfg.resume = args.resume
-    if cfg.get('default_scope') == 'mmpretrain':
-        set_dataloader_defaults(cfg)
+    set_resume(cfg, args.resume)
+    if running.is_mmpretrain(cfg):
+        apply_mmpretrain_flags(cfg, args)
     if args.infobatch or args.infobatch_options:
         options = infobatch_options(args.infobatch_options)
-        cfg = infobatch_mm.enable(cfg, **options)
+        cfg = enable(cfg, **options)
     return cfg
 
 
-def take_slurm_ranks(env: MutableMapping[str, str]) -> None:
-    """Name the ranks of a Slurm step as torch does."""
-    command = ['scontrol', 'show', 'hostnames', env['SLURM_NODELIST']]
-    hosts = subprocess.check_output(command, text=True).split()
-    env.setdefault('MASTER_ADDR', hosts[0])
-    env.setdefault('MASTER_PORT', '29500')  # as mmengine's start
-    env['RANK'] = env['SLURM_PROCID']
-    env['LOCAL_RANK'] = env['SLURM_LOCALID']
-    env['WORLD_SIZE'] = env['SLURM_NTASKS']
-
-
-def start_cpu_ranks(cfg: Config) -> None:
-    """Join the gloo group of a distributed run on a machine without GPU.
-
-    mmengine's own start and its default model wrapper both need a GPU. With
-    the group there, mmengine uses it.
-    """
-    if cfg.launcher == 'none' or get_device() != 'cpu':
-        return
-    if cfg.launcher == 'mpi':
-        raise ValueError(
-            '--launcher mpi needs GPUs and none was found; on CPUs use '
-            '--launcher pytorch (tools/dist_train.sh) or slurm '
-            '(tools/slurm_train.sh)'
-        )
-    if cfg.launcher == 'slurm':
-        take_slurm_ranks(os.environ)
-    dist.init_process_group('gloo')
-    wrapper = {
-        'type': 'MMDistributedDataParallel',
-        'device_ids': None,
-        'broadcast_buffers': False,
-        'find_unused_parameters': cfg.get('find_unused_parameters', False),
-    }
-    cfg.model_wrapper_cfg = {**wrapper, **cfg.get('model_wrapper_cfg', {})}
-
-
-def build_runner(cfg: Config) -> Runner:
-    """Build mmengine's Runner, or the one that `runner_type` names."""
-    if 'runner_type' not in cfg:
-        return Runner.from_cfg(cfg)
-    init_default_scope(cfg.get('default_scope') or 'mmengine')
-    return RUNNERS.build(cfg)
-
-
-def leave_group() -> None:
-    """Leave the process group, and wait for its threads to end.
-
-    A gloo thread that still drops its last tensors while the interpreter
-    shuts down aborts the rank, and torchrun then stops the ranks that are
-    still writing. The threads end with the last reference to the group,
-    which the runner holds in cycles of references.
-    """
-    if dist.is_initialized():
-        dist.destroy_process_group()
-        gc.collect()
-
-
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     """Train; a setting that cannot work ends with one line, exit status 2."""
-    args = parse_args(argv)
-    try:
+    parser = build_parser(prog)
+    args = running.parse(parser, argv)
+    with in_one_line(parser):
         cfg = load_config(args)
-        start_cpu_ranks(cfg)
-    except ValueError as error:
-        build_parser().error(str(error))
-    build_runner(cfg).train()
-    leave_group()
-
-
-if __name__ == '__main__':
-    main()
+        running.start_cpu_ranks(cfg)
+    with in_one_line(parser, only=is_ours):
+        runner = running.build_runner(cfg)
+    runner.train()
+    del runner  # it holds the process group
+    running.leave_group()
