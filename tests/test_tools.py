@@ -346,6 +346,43 @@ def test_amp_refuses_in_one_line(
     assert message in capsys.readouterr().err.splitlines()[-1]
 
 
+def test_a_checkpoint_to_resume_from_is_named(config):
+    cfg = load_train(config, '--resume', 'some.pth')
+    assert (cfg.resume, cfg.load_from) == (True, 'some.pth')
+
+
+def test_a_config_in_the_place_of_a_checkpoint_is_named(config, capsys):
+    with pytest.raises(SystemExit):
+        train.main(['--resume', str(config)])
+    assert 'put it before --resume' in capsys.readouterr().err
+
+
+def test_resume_leaves_load_from_as_mmseg_does(config):
+    cfg = load_train(config, '--resume', '--cfg-options', 'load_from=a.pth')
+    assert (cfg.resume, cfg.load_from) == (True, 'a.pth')
+
+
+@pytest.mark.parametrize(
+    ('load', 'flags', 'cure'),
+    [
+        (load_train, ['--no-validate'], 'val_cfg=None'),
+        (load_train, ['--auto-scale-lr'], 'auto_scale_lr.enable=True'),
+        (load_train, ['--no-pin-memory'], 'pin_memory=False'),
+        (load_train, ['--no-persistent-workers'], 'persistent_workers=False'),
+        (load_test, ['--out', 'x', '--out-item', 'pred'], 'label maps'),
+        (load_test, ['--amp'], 'test_cfg.fp16=True'),
+        (load_test, ['--interval', '2'], 'visualization.interval=N'),
+        (load_test, ['--no-pin-memory'], 'pin_memory=False'),
+    ],
+)
+def test_flags_of_mmpretrain_are_refused_elsewhere(load, flags, cure, config):
+    config.write_text(config.read_text() + "default_scope = 'mmseg'\n")
+    with pytest.raises(ValueError, match="default_scope='mmseg'") as error:
+        load(config, *flags)
+    flag = next(word for word in reversed(flags) if word.startswith('--'))
+    assert str(error.value).startswith(flag) and cure in str(error.value)
+
+
 @pytest.mark.parametrize(
     ('tool', 'extra'), [(train, []), (test_tool, ['latest.pth'])]
 )

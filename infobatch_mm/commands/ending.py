@@ -11,19 +11,19 @@ from ..compat import is_importable
 def in_one_line(
     parser: argparse.ArgumentParser,
     *,
-    kind: type[Exception] = ValueError,
     only: Callable[[Exception], bool] = lambda error: True,
 ) -> Iterator[None]:
     """End the process with the message of an error, without a traceback.
 
+    The errors are those of a wrong setting and of a file that is not there.
+
     Args:
         parser (argparse.ArgumentParser): Its ``prog`` begins the line.
-        kind (type): The class of the errors that end so.
-        only (Callable): Which of them do; others are raised.
+        only (Callable): Tells which of them end so; others are raised.
     """
     try:
         yield
-    except kind as error:
+    except (ValueError, FileNotFoundError) as error:
         if not only(error):
             raise
         parser.exit(2, f'{parser.prog}: error: {error}\n')

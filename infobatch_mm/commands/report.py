@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from .ending import in_one_line, require_extra
+from .ending import in_one_line, is_ours, require_extra
 
 
 def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     from ..report.page import render
 
     folders = (args.work_dir, args.baseline)
-    with in_one_line(parser, kind=FileNotFoundError):
+    with in_one_line(parser, only=is_ours):
         page = render(*(folder and folder.resolve() for folder in folders))
     out = args.out or args.work_dir / 'report.html'
     out.write_text(page, encoding='utf-8')

@@ -89,11 +89,6 @@ def read_config(name: str) -> Config:
                 'or give the path of a config'
             )
         return get_config(name)
-    if not Path(name).is_file():
-        raise ValueError(
-            f'{name} is not a file; give the path of a config, or the name '
-            'of one in an installed package, as in mmseg::FOLDER/CONFIG.py'
-        )
     return Config.fromfile(name)
 
 
