@@ -4,7 +4,7 @@ import argparse
 import gc
 import os
 import subprocess
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from pathlib import Path
 
 import torch.distributed as dist
@@ -15,6 +15,7 @@ from mmengine.registry import RUNNERS, init_default_scope
 from mmengine.runner import Runner
 
 from ..compat import alias_config_bases, allow_resuming, is_importable
+from .ending import in_one_line, is_ours
 
 DATALOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
@@ -199,6 +200,22 @@ def build_runner(cfg: Config) -> Runner:
         return Runner.from_cfg(cfg)
     init_default_scope(cfg.get('default_scope') or 'mmengine')
     return RUNNERS.build(cfg)
+
+
+def start(
+    parser: argparse.ArgumentParser,
+    args: argparse.Namespace,
+    load_config: Callable[[argparse.Namespace], Config],
+) -> Runner:
+    """Build the runner that a command line asks for, in all processes.
+
+    A setting that cannot work ends with one line, exit status 2.
+    """
+    with in_one_line(parser):
+        cfg = load_config(args)
+        start_cpu_ranks(cfg)
+    with in_one_line(parser, only=is_ours):
+        return build_runner(cfg)
 
 
 def leave_group() -> None:

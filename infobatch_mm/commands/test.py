@@ -13,7 +13,6 @@ from mmengine.dist import is_main_process
 
 from ..config import type_name
 from . import running
-from .ending import in_one_line, is_ours
 
 # Flags that only mmpretrain's tool has, and what does the same elsewhere.
 MMPRETRAIN_FLAGS = {
@@ -181,16 +180,10 @@ def load_config(args: argparse.Namespace) -> Config:
 
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
-    """Test; a setting that cannot work ends with one line, exit status 2."""
+    """Test a checkpoint."""
     parser = build_parser(prog)
     args = running.parse(parser, argv)
-    with in_one_line(parser):
-        cfg = load_config(args)
-        running.start_cpu_ranks(cfg)
-    with in_one_line(parser, only=is_ours):
-        runner = running.build_runner(cfg)
-    metrics = runner.test()
+    metrics = running.start(parser, args, load_config).test()
     if args.out_item == 'metrics' and is_main_process():
         mmengine.dump(metrics, args.out)
-    del runner  # it holds the process group
     running.leave_group()

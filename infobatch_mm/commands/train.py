@@ -11,7 +11,6 @@ from mmengine.logging import print_log
 
 from ..config import enable, type_name
 from . import running
-from .ending import in_one_line, is_ours
 
 # Flags that only mmpretrain's tool has, and what does the same elsewhere.
 MMPRETRAIN_FLAGS = {
@@ -199,14 +198,8 @@ def load_config(args: argparse.Namespace) -> Config:
 
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
-    """Train; a setting that cannot work ends with one line, exit status 2."""
+    """Train the model of a config."""
     parser = build_parser(prog)
     args = running.parse(parser, argv)
-    with in_one_line(parser):
-        cfg = load_config(args)
-        running.start_cpu_ranks(cfg)
-    with in_one_line(parser, only=is_ours):
-        runner = running.build_runner(cfg)
-    runner.train()
-    del runner  # it holds the process group
+    running.start(parser, args, load_config).train()
     running.leave_group()
