@@ -115,6 +115,15 @@ def test_an_error_of_ours_is_one_line(capsys):
     )
 
 
+def test_a_message_of_several_lines_becomes_one(capsys):
+    parser = prepare.build_parser('infobatch prepare')
+    with pytest.raises(SystemExit), ending.in_one_line(parser):
+        raise ValueError('no archive\n- method gz\n- method xz')
+    assert capsys.readouterr().err == (
+        'infobatch prepare: error: no archive - method gz - method xz\n'
+    )
+
+
 def test_a_setting_of_the_hook_ends_in_one_line(tmp_path, capsys):
     cfg = toys.config(tmp_path / 'run', pruned=False)
     cfg.dump(tmp_path / 'config.py')

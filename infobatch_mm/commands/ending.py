@@ -26,7 +26,9 @@ def in_one_line(
     except (ValueError, FileNotFoundError) as error:
         if not only(error):
             raise
-        parser.exit(2, f'{parser.prog}: error: {error}\n')
+        # Other packages' messages, which ours quote, may have several lines.
+        message = ' '.join(str(error).splitlines())
+        parser.exit(2, f'{parser.prog}: error: {message}\n')
 
 
 def is_ours(error: Exception) -> bool:
