@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from ..compat import is_importable
+from ..host.packages import is_importable
 
 
 @contextmanager
