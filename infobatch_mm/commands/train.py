@@ -7,10 +7,15 @@ from typing import Any
 
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
+from mmengine.hooks import Hook
 from mmengine.logging import print_log
 
 from ..config import enable, type_name
+from ..hook import InfoBatchHook
+from ..host.running import is_resuming
+from ..pruned_run import STATE_KEY
 from . import running
+from .ending import in_one_line, is_ours
 
 # Flags that only mmpretrain's tool has, and what does the same elsewhere.
 MMPRETRAIN_FLAGS = {
@@ -46,6 +51,12 @@ def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
         '--amp',
         action='store_true',
         help='train in automatic mixed precision (needs an accelerator)',
+    )
+    parser.add_argument(
+        '--resume-unpruned',
+        action='store_true',
+        help='go on without pruning from the checkpoint of a pruned run, '
+        'whose schedule is ahead of its iterations',
     )
     add_mmpretrain_flags(parser)
     return parser
@@ -182,6 +193,23 @@ def apply_mmpretrain_flags(cfg: Config, args: argparse.Namespace) -> None:
                 cfg[name].persistent_workers = False
 
 
+class RefusePrunedCheckpoint(Hook):
+    """Let no run that does not prune go on from one that did."""
+
+    def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
+        """Raise a ValueError for the checkpoint of a pruned run."""
+        prunes = any(isinstance(hook, InfoBatchHook) for hook in runner.hooks)
+        if prunes or STATE_KEY not in checkpoint or not is_resuming(runner):
+            return
+        raise ValueError(
+            'the checkpoint is that of a pruned run, whose schedule is ahead '
+            'of its iterations, and this run does not prune: it would end '
+            'with a learning rate of 0. Resume with --infobatch, take its '
+            'weights alone (load_from without --resume), or go on all the '
+            'same with --resume-unpruned'
+        )
+
+
 def load_config(args: argparse.Namespace) -> Config:
     """Read the config and apply the command line to it."""
     cfg = running.load_common(args)
@@ -201,5 +229,9 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     """Train the model of a config."""
     parser = build_parser(prog)
     args = running.parse(parser, argv)
-    running.start(parser, args, load_config).train()
+    runner = running.start(parser, args, load_config)
+    if not args.resume_unpruned:
+        runner.register_hook(RefusePrunedCheckpoint())
+    with in_one_line(parser, only=is_ours):
+        runner.train()
     running.leave_group()

@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import infobatch_mm
 
-from ..records import SCORE_EDGES, read_rounds, read_summary
+from ..records import SCORE_EDGES
 from . import figures, results, runs
 from .figures import Curve, Picture
 from .gallery import Card, Shower, last_checkpoint, load_state
@@ -158,7 +158,7 @@ def render(work_dir: Path, baseline_dir: Path | None = None) -> str:
     """Return the page about a run, beside a baseline if one is given."""
     start = runs.last_start(work_dir)
     shown = results.read_both(work_dir, baseline_dir)
-    rounds = read_rounds(work_dir)
+    rounds = runs.rounds(work_dir)
     environment = Environment(
         loader=PackageLoader(__package__, '.'),
         undefined=StrictUndefined,
@@ -177,7 +177,7 @@ def render(work_dir: Path, baseline_dir: Path | None = None) -> str:
         runs=shown,
         comparison=results.comparison(shown) if shown else NO_VALIDATIONS,
         metric_pictures=metric_pictures(shown) if shown else [],
-        summary=read_summary(work_dir) or NO_SUMMARY,
+        summary=runs.summary(work_dir) or NO_SUMMARY,
         round_pictures=round_pictures(rounds) if rounds else NO_ROUNDS,
         gallery=gallery(work_dir),
         classes=results.class_rows(shown),

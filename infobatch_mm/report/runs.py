@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from mmengine.config import Config
 
-from ..records import Line, read_json_lines, read_rounds
+from ..records import Line, read_json_lines, read_rounds, read_summary
 
 ClassTable = dict[str, dict[str, float]]
 
@@ -73,6 +73,25 @@ def config(work_dir: Path) -> Config:
     return Config.fromfile(path, import_custom_modules=False)
 
 
+def rounds(work_dir: Path) -> list[Line]:
+    """Return the rounds of the run; none if the last start did not prune."""
+    return read_rounds(work_dir) if prunes(work_dir) else []
+
+
+def summary(work_dir: Path) -> Line | None:
+    """Return the summary of a pruned run that has ended."""
+    return read_summary(work_dir) if prunes(work_dir) else None
+
+
+def prunes(work_dir: Path) -> bool:
+    """Tell whether the last start pruned.
+
+    If not, the records of pruning in the folder are another run's.
+    """
+    lines = read_json_lines(last_start(work_dir) / 'vis_data/scalars.json')
+    return any('infobatch/kept_ratio' in line for line in lines)
+
+
 def last_start(work_dir: Path) -> Path:
     """Return the folder of the last start that trained."""
     found = _starts(work_dir)
@@ -106,7 +125,7 @@ def iterations(work_dir: Path) -> list[int]:
     batch = global_batch(work_dir)
     ends = {
         line['round'] + 1: line['iter'] + math.ceil(line['kept'] / batch)
-        for line in read_rounds(work_dir)
+        for line in rounds(work_dir)
     }
     length = _epoch_length([e.line for e in found if is_train(e.line)])
     epochs = [entry.line['step'] for entry in steps]
@@ -118,7 +137,7 @@ def images_seen(work_dir: Path) -> list[int]:
 
     In a stock run by epochs, a smaller last batch counts as a whole one.
     """
-    batch, lines = global_batch(work_dir), read_rounds(work_dir)
+    batch, lines = global_batch(work_dir), rounds(work_dir)
     return [
         _images(done, lines, batch) if lines else done * batch
         for done in iterations(work_dir)
