@@ -391,7 +391,9 @@ def test_runner_type_goes_through_the_registry(
 ):
     built = []
     steps = SimpleNamespace(
-        train=lambda: built.append('train'), test=lambda: built.append('test')
+        _resume=False,
+        train=lambda: built.append('train'),
+        test=lambda: built.append('test'),
     )
     monkeypatch.setattr(running, 'init_default_scope', built.append)
     monkeypatch.setattr(
@@ -414,6 +416,8 @@ def test_group_is_left_after_training(config, monkeypatch):
     groups = []
 
     class Steps:
+        _resume = False
+
         def train(self):
             self.runner = self  # mmengine's runner holds itself, too
             self.group = torch.distributed.group.WORLD

@@ -199,7 +199,7 @@ class RefusePrunedCheckpoint(Hook):
     def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         """Raise a ValueError for the checkpoint of a pruned run."""
         prunes = any(isinstance(hook, InfoBatchHook) for hook in runner.hooks)
-        if prunes or STATE_KEY not in checkpoint or not is_resuming(runner):
+        if prunes or STATE_KEY not in checkpoint:
             return
         raise ValueError(
             'the checkpoint is that of a pruned run, whose schedule is ahead '
@@ -225,13 +225,17 @@ def load_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
-def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
-    """Train the model of a config."""
-    parser = build_parser(prog)
-    args = running.parse(parser, argv)
+def run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Train as the command line says."""
     runner = running.start(parser, args, load_config)
-    if not args.resume_unpruned:
+    if is_resuming(runner) and not args.resume_unpruned:
         runner.register_hook(RefusePrunedCheckpoint())
     with in_one_line(parser, only=is_ours):
         runner.train()
+
+
+def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
+    """Train the model of a config."""
+    parser = build_parser(prog)
+    run(parser, running.parse(parser, argv))
     running.leave_group()
