@@ -1,4 +1,4 @@
-"""IoUMetric with a scalar for each class."""
+"""mmseg's IoUMetric with a scalar for each class, for runs of mmseg."""
 
 from typing import Any
 

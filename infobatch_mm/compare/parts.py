@@ -1,7 +1,11 @@
-"""What the cells of a benchmark need beside the package itself."""
+"""What the runs of a comparison import: the hook that counts, and arms' parts.
+
+Importing this module registers ``BenchmarkHook``, ``UnscaledPolicy`` and the
+samplers of a fixed subset.
+"""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sized
 from typing import Any
 
 import mmengine
@@ -11,8 +15,8 @@ from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmengine.hooks import Hook
 from mmengine.registry import DATA_SAMPLERS, HOOKS
 
-from infobatch_mm.policies import PRUNING_POLICIES, build_policy
-from infobatch_mm.pruning import Plan
+from ..policies import PRUNING_POLICIES, build_policy
+from ..pruning import Plan
 
 KEY = 'benchmark'  # of the message hub, which is saved in checkpoints
 
@@ -74,10 +78,9 @@ class BenchmarkHook(Hook):
         """Note what was reached, and at what cost."""
         costs = ('samples_seen', 'train_seconds', 'cpu_seconds')
         self.state['validations'].append(
-            dict(
-                iter=runner.iter, **{name: self.state[name] for name in costs}
-            )
-            | {name: round(float(value), 4) for name, value in metrics.items()}
+            dict(iter=runner.iter)
+            | {name: self.state[name] for name in costs}
+            | _scalars(metrics)
         )
 
     def after_val(self, runner: Any) -> None:
@@ -100,6 +103,15 @@ class BenchmarkHook(Hook):
         wall, cpu = self._began
         self.state['train_seconds'] += time.perf_counter() - wall
         self.state['cpu_seconds'] += time.process_time() - cpu
+
+
+def _scalars(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Return the metrics that are numbers, not lists with one for a class."""
+    return {
+        name: round(float(value), 4)
+        for name, value in metrics.items()
+        if np.ndim(value) == 0 and not isinstance(value, str)
+    }
 
 
 @PRUNING_POLICIES.register_module()
@@ -133,10 +145,17 @@ class _Subset:
     """
 
     def __init__(
-        self, dataset: Any, *, share: float, subset_seed: int, **settings: Any
+        self,
+        dataset: Sized,
+        *,
+        share: float,
+        subset_seed: int,
+        **settings: Any,
     ) -> None:
         kept = round(share * len(dataset))
-        super().__init__(range(kept), **settings)
+        super().__init__(  # type: ignore[call-arg] # the sampler beside it
+            range(kept), **settings
+        )
         order = np.random.default_rng(subset_seed).permutation(len(dataset))
         self.kept = order[:kept].tolist()
 

@@ -1,29 +1,34 @@
-"""The arithmetic of the benchmark's verdicts; pure functions."""
+"""Intervals, verdicts and power over seeds; pure functions."""
 
 import itertools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
+
+from ..extras import require
 
 MARGIN = 0.5  # points that an arm may lose and still be called lossless
 LEVEL = 0.95  # of each one-sided interval
+
+
+def _stats() -> Any:
+    return require('scipy.stats', 'compare')
 
 
 class Paired(NamedTuple):
     """Differences of an arm to another with the same seeds.
 
     Attributes:
-        count (int): Number of seeds.
+        seeds (int): Their number.
         mean (float): Mean difference.
         deviation (float): Standard deviation of the differences; NaN for one.
         low (float): Lower end of the one-sided interval.
         high (float): Upper end of the other one-sided interval.
     """
 
-    count: int
+    seeds: int
     mean: float
     deviation: float
     low: float
@@ -40,7 +45,7 @@ def paired(differences: Sequence[float]) -> Paired:
     if count < 2:
         return Paired(count, mean, math.nan, -math.inf, math.inf)
     deviation = float(values.std(ddof=1))
-    reach = stats.t.ppf(LEVEL, count - 1) * deviation / math.sqrt(count)
+    reach = _stats().t.ppf(LEVEL, count - 1) * deviation / math.sqrt(count)
     return Paired(count, mean, deviation, mean - reach, mean + reach)
 
 
@@ -71,8 +76,8 @@ def power(deviation: float, count: int, margin: float = MARGIN) -> float:
         return 1.0
     degrees = count - 1
     noncentrality = margin * math.sqrt(count) / deviation
-    critical = stats.t.ppf(LEVEL, degrees)
-    return float(stats.nct.sf(critical, degrees, noncentrality))
+    critical = _stats().t.ppf(LEVEL, degrees)
+    return float(_stats().nct.sf(critical, degrees, noncentrality))
 
 
 def seeds_needed(
@@ -101,7 +106,7 @@ def rank_test(
     seen, chances = 0.0, np.zeros(1)
     for x, y in groups:
         x_rank, y_rank = (
-            stats.zscore(stats.rankdata(values)) / math.sqrt(len(values))
+            _stats().zscore(_stats().rankdata(values)) / math.sqrt(len(values))
             for values in (x, y)
         )
         orders = np.array(list(itertools.permutations(y_rank)))
