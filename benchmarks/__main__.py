@@ -26,12 +26,26 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog='python -m benchmarks', description=__doc__.partition('\n')[0]
     )
-    parser.add_argument('suite', choices=[*SUITES, 'report'])
     parser.add_argument(
-        '--arms', nargs='+', choices=list(ARMS), default=list(CORE)
+        'suite',
+        choices=[*SUITES, 'report'],
+        metavar='SUITE',
+        help=f'what to train, of {", ".join(SUITES)}; or report',
     )
-    parser.add_argument('--seeds', nargs='+', type=int, default=[0])
-    parser.add_argument('--jobs', type=int, default=2)
+    parser.add_argument(
+        '--arms',
+        nargs='+',
+        choices=list(ARMS),
+        default=list(CORE),
+        metavar='ARM',
+        help=f'of {", ".join(ARMS)} (default: {" ".join(CORE)})',
+    )
+    parser.add_argument(
+        '--seeds', nargs='+', type=int, default=[0], metavar='SEED'
+    )
+    parser.add_argument(
+        '--jobs', type=int, default=2, help='cells at a time (default: 2)'
+    )
     return parser.parse_args(argv)
 
 
