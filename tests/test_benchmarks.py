@@ -11,7 +11,7 @@ from benchmarks.map import draw_map, map_table, prediction_table
 from infobatch_mm.compare.cells import budget_for, config_of
 from infobatch_mm.compare.results import read_lines
 from infobatch_mm.compare.setup import config_hash, stock_config
-from infobatch_mm.compat import is_importable
+from infobatch_mm.host.packages import is_importable
 
 NEEDS = dict(cifar10='mmpretrain', digits='mmseg', camvid='mmseg')
 

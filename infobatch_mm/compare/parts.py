@@ -15,8 +15,8 @@ from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmengine.hooks import Hook
 from mmengine.registry import DATA_SAMPLERS, HOOKS
 
-from ..policies import PRUNING_POLICIES, build_policy
-from ..pruning import Plan
+from ..pruning.plan import Plan
+from ..pruning.registry import PRUNING_POLICIES, build_policy
 
 KEY = 'benchmark'  # of the message hub, which is saved in checkpoints
 
