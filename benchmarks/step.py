@@ -43,6 +43,7 @@ from infobatch_mm.extras import require
 from infobatch_mm.heads import attach
 from infobatch_mm.heads.scoring import total_loss
 from infobatch_mm.ledger import Ledger
+from infobatch_mm.ranks import merge_scores
 from infobatch_mm.scores import ScoreBoard
 
 CONFIGS = {
@@ -111,7 +112,7 @@ class Steps:
         self.ledger.open(torch.tensor(self.ids), self.weights[self.ids])
         yield
         self.board.update(*self.ledger.close())
-        self.board.merge()  # of one batch; a run does it once a round
+        merge_scores(self.board)  # of one batch; a run does it once a round
 
     def loss_inputs(self) -> list[tuple[Any, tuple]]:
         """Return what enters the loss of each head, cut off before it."""
