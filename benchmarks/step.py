@@ -42,6 +42,7 @@ from infobatch_mm.binding import outermost_heads
 from infobatch_mm.extras import require
 from infobatch_mm.heads import attach
 from infobatch_mm.heads.scoring import total_loss
+from infobatch_mm.host.config_bases import alias_config_bases
 from infobatch_mm.ledger import Ledger
 from infobatch_mm.ranks import merge_scores
 from infobatch_mm.scores import ScoreBoard
@@ -78,6 +79,7 @@ class Steps:
     """A model that can be trained by a stock or by a pruned step."""
 
     def __init__(self, name: str, batch_size: int) -> None:
+        alias_config_bases()
         cfg = get_config(CONFIGS[name])
         init_default_scope('mmseg')
         cfg.model.pretrained = None

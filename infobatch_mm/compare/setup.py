@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from mmengine.config import Config
 
 from ..config import type_name
+from ..host.config_bases import alias_config_bases
 
 # Positions of a scheduler that are counted in iterations or epochs.
 EDGES = ('begin', 'end', 'T_max', 'total_iters', 'step_size', 'milestones')
@@ -58,6 +59,7 @@ class Setup(NamedTuple):
 
 def stock_config(setup: Setup) -> Config:
     """Return what a run on all data trains, with what measures it."""
+    alias_config_bases()
     cfg = Config.fromfile(setup.config)
     cfg.merge_from_dict(dict(setup.options))
     if setup.length != 1:
