@@ -30,16 +30,20 @@ class NotedIterator(dataloader._MultiProcessingDataLoaderIter):
 dataloader._MultiProcessingDataLoaderIter = NotedIterator
 
 
-@pytest.fixture(autouse=True)
-def _no_workers_left():
-    """Stop the workers that a test leaves.
+def stop_workers():
+    """Stop the workers of all runs.
 
     Of a runner that the garbage collector finds, it closes the queues before
     torch sends the word to stop: for each worker torch would wait 5 s.
     """
-    yield
     for iterator in list(LOADING):
         iterator._shutdown_workers()
+
+
+@pytest.fixture(autouse=True)
+def _no_workers_left():
+    yield
+    stop_workers()
 
 
 @pytest.fixture(autouse=True)
@@ -47,17 +51,16 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
+def plain_text(config):
+    """Return a config as text, one key a line."""
+    lines = [f'{key} = {value!r}' for key, value in config.to_dict().items()]
+    return '\n'.join(lines)
+
+
 @pytest.fixture(autouse=True)
 def _plain_config_text(monkeypatch):
     """Skip yapf, with which mmengine lays the config out in a second a run."""
-
-    def text(config):
-        lines = [
-            f'{key} = {value!r}' for key, value in config.to_dict().items()
-        ]
-        return '\n'.join(lines)
-
-    monkeypatch.setattr(Config, 'pretty_text', property(text))
+    monkeypatch.setattr(Config, 'pretty_text', property(plain_text))
 
 
 @pytest.fixture(autouse=True)
