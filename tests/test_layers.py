@@ -20,12 +20,12 @@ FLOORS = {
         'pruning.prune_ratio pruning.draw pruning.policies'
     ),
     'ground': (
-        'host host.* datasets datasets.* pruning.registry records scores '
+        'host host.* datasets datasets.* pruning.registry ranks scores '
         # where modules of these two floors stood before
-        'atomic checkpoint cifar compat dataset digit_scenes policies schedule'
+        'cifar compat dataset digit_scenes policies'
     ),
     'heads': 'heads heads.* sampler',
-    'run': 'pruned_run binding loops',
+    'run': 'pruned_run records binding loops',
     'events': 'hook config infobatch_mm',
     'override': 'override',
     'libraries': 'prepare prepare.* report report.* compare compare.*',
