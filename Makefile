@@ -27,9 +27,9 @@ SLOW_TESTS := $(foreach name,$(SLOW),$(wildcard tests/test_$(name)*.py))
 # test arithmetic, the layout of the project, what is packed, and tables and
 # pages made from kept records. A file that calls mmengine, mmseg or mmpretrain
 # is no such file.
-HOST_FREE := benchmarks blocks clock compare_results compare_statistics \
-	compare_tables extras layers ledger packaging prepare_ade20k pruning \
-	rescale unbiasedness zoo_report
+HOST_FREE := blocks clock compare_results compare_statistics \
+	compare_tables extras layers ledger packaging prepare_ade20k rescale \
+	unbiasedness
 HOST_FREE_TESTS := $(HOST_FREE:%=tests/test_%.py)
 ignore = $(addprefix --ignore=,$(1))
 

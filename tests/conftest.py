@@ -3,10 +3,13 @@
 import importlib
 import os
 import sys
+from pathlib import Path
 from weakref import WeakSet
 
 # Before torch is imported. Processes that a test starts inherit it.
 os.environ.setdefault('OMP_NUM_THREADS', '1')
+# Helpers are imported by their own names, also where a test starts Python.
+sys.path.insert(0, str(Path(__file__).parent / 'helpers'))
 
 import pytest
 import torch
