@@ -1,4 +1,4 @@
-"""A round of InfoBatch in plain Python, written from METHOD.md.
+"""A round of InfoBatch in plain Python, by docs/design.md and not by the code.
 
 Slow and obvious: fractions, sets, and a search through all kept counts. It
 tells what a plan must be, not how to draw it.
