@@ -1,0 +1,1 @@
+"""What reaches into mmengine, mmseg or torch beyond their public names."""
