@@ -58,7 +58,7 @@ def enable(cfg: Config, **options: Any) -> Config:
             'a file with Config.fromfile(path), make one of a dict with '
             'Config(dict)'
         )
-    options = checked_options(options)
+    options = check_options(options)
     for name in ('model', 'train_dataloader', 'train_cfg'):
         if cfg.get(name) is None:
             raise ValueError(
@@ -67,7 +67,7 @@ def enable(cfg: Config, **options: Any) -> Config:
             )
     cfg = deepcopy(cfg)
     scope = cfg.get('default_scope') or 'mmengine'
-    options = checked_options(cfg.train_cfg.pop('infobatch', {})) | options
+    options = check_options(cfg.train_cfg.pop('infobatch', {})) | options
     cfg.custom_imports = _with_import(cfg.get('custom_imports'))
     cfg.train_dataloader = prune_dataloader(cfg.train_dataloader)
     cfg.train_cfg = prune_loop(cfg.train_cfg, scope)
@@ -79,7 +79,7 @@ def enable(cfg: Config, **options: Any) -> Config:
 # Options
 
 
-def checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
+def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return options of :class:`InfoBatchHook`, or say what is wrong.
 
     A policy without a type gets that of the default, and a class becomes its
@@ -256,7 +256,7 @@ def _add_hook(cfg: Config, options: Mapping[str, Any]) -> None:
     present = list(_ours([*custom, *default]))
     for hook in present:
         hook.update(options)
-        checked_options(
+        check_options(
             {k: v for k, v in hook.items() if k not in ('type', 'priority')}
         )
     if not present:

@@ -24,7 +24,7 @@ from typing import Any
 from torch import nn
 
 from .config import (
-    checked_options,
+    check_options,
     imported_modules,
     prune_dataloader,
     prune_loop,
@@ -47,7 +47,7 @@ class PruneHook(InfoBatchHook):
     """
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**checked_options(options))
+        super().__init__(**check_options(options))
 
 
 def is_asked_for(runner: Any, train_cfg: Mapping[str, Any]) -> bool:
@@ -88,7 +88,7 @@ def take_over(
         ValueError: If an option is not known, or given beside a hook that
             has its own.
     """
-    options = checked_options(options)
+    options = check_options(options)
     if not isinstance(dataloader, Mapping):
         raise TypeError(
             'infobatch_mm.override needs train_dataloader as a config, but '

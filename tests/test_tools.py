@@ -439,7 +439,8 @@ def test_overlay_is_what_enable_makes_of_its_stock_twin(schedule):
     options = {key: hook[key] for key in hook if key != 'type'}
     expected = enable(stock, **options).to_dict()
     # The overlays leave defaults out, and mmengine's own loop by epochs in.
-    expected['train_dataloader']['sampler'] = dict(type='InfoBatchSampler')
+    kind = 'infobatch_mm.InfoBatchSampler'
+    expected['train_dataloader']['sampler'] = dict(type=kind)
     expected['custom_imports']['allow_failed_imports'] = False
     if schedule == '50e':
         expected['train_cfg'] = stock.train_cfg.to_dict()
