@@ -80,15 +80,15 @@ class InfoBatchHook(Hook):
             )
         if not is_number(score_momentum) or not 0 <= score_momentum < 1:
             raise ValueError(
-                f'score_momentum={score_momentum!r} is not in [0, 1); 0 scores '
-                'a sample by its last loss'
+                f'score_momentum={score_momentum!r} is not in [0, 1); 0 '
+                'scores a sample by its last loss'
             )
         if not is_number(warmup_rounds) or not (
             warmup_rounds >= 0 and warmup_rounds % 1 == 0
         ):
             raise ValueError(
-                f'warmup_rounds={warmup_rounds!r} is not a number of rounds; 0 '
-                'prunes as soon as there are scores'
+                f'warmup_rounds={warmup_rounds!r} is not a number of rounds; '
+                '0 prunes as soon as there are scores'
             )
         self.policy = build_policy(policy, delta)
         self.delta = delta

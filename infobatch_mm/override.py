@@ -93,7 +93,7 @@ def take_over(
         raise TypeError(
             'infobatch_mm.override needs train_dataloader as a config, but '
             f'it is a {type(dataloader).__name__}. Use the explicit '
-            'components (docs/ways_in.md) where the dataloader is built by hand'
+            'components (docs/ways_in.md) where it is built by hand'
         )
     if not isinstance(runner.model, nn.Module):
         raise TypeError(
@@ -106,8 +106,7 @@ def take_over(
         raise ValueError(
             f'train_cfg.infobatch={options!r} would not be used: the '
             'run has an InfoBatchHook with options of its own. Move them to '
-            'it in custom_hooks, or take it out of custom_hooks (or '
-            'default_hooks, where it is)'
+            'it in custom_hooks (or default_hooks), or take it out of there'
         )
     dataloader = prune_dataloader(dataloader)
     heads = dict(outermost_heads(runner.model))

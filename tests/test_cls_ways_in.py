@@ -11,8 +11,9 @@ import pytest
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-mmpretrain = pytest.importorskip('mmpretrain')
+pytest.importorskip('mmpretrain')
 import cls_toys
+import mmpretrain
 from snippets import snippets
 
 from infobatch_mm import InfoBatchEpochBasedTrainLoop, enable

@@ -181,9 +181,7 @@ def registry_of(part):
 
 
 @pytest.mark.parametrize('scope', ['absent', None, 'mmengine', 'elsewhere'])
-@pytest.mark.parametrize(
-    'form', [by_prefix, by_path, by_class, by_scope_key]
-)
+@pytest.mark.parametrize('form', [by_prefix, by_path, by_class, by_scope_key])
 def test_any_form_and_scope(tmp_path, form, scope):
     cfg = toys.config(tmp_path, pruned=False)
     form(cfg)

@@ -4,8 +4,8 @@ import json
 
 import light
 import pytest
-import toys
 import torch
+import toys
 from mmengine.registry import LOOPS
 from mmengine.runner import (
     EpochBasedTrainLoop,
@@ -19,9 +19,7 @@ import infobatch_mm.override
 from infobatch_mm import InfoBatchHook, enable
 
 BY_IMPORT = {'custom_imports.imports': ['infobatch_mm.override']}
-BY_HOOK = {
-    'default_hooks.infobatch.type': 'infobatch_mm.override.PruneHook'
-}
+BY_HOOK = {'default_hooks.infobatch.type': 'infobatch_mm.override.PruneHook'}
 BY_OPTIONS = {'train_cfg.infobatch': {}}
 BY_TYPE = {'train_cfg.type': 'infobatch_mm.override.EpochBasedTrainLoop'}
 WAYS = dict(imports=BY_IMPORT, hook=BY_HOOK, options=BY_OPTIONS, type=BY_TYPE)
@@ -60,9 +58,7 @@ LOOPS_OF_CONFIGS = dict(
 
 
 @pytest.mark.parametrize('asking', [BY_IMPORT, BY_HOOK], ids=['imp', 'hook'])
-@pytest.mark.parametrize(
-    'by', LOOPS_OF_CONFIGS.values(), ids=LOOPS_OF_CONFIGS
-)
+@pytest.mark.parametrize('by', LOOPS_OF_CONFIGS.values(), ids=LOOPS_OF_CONFIGS)
 def test_a_loop_by_any_name(tmp_path, by, asking, monkeypatch):
     built = []
     monkeypatch.setattr(
