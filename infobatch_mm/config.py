@@ -9,7 +9,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import LOOPS, MODELS, Registry
 
 from .hook import InfoBatchHook
-from .policies import PRUNING_POLICIES
+from .pruning.registry import PRUNING_POLICIES
 
 PACKAGE = 'infobatch_mm'
 # The second is of infobatch_mm.override.

@@ -2,8 +2,23 @@
 
 from typing import Any
 
+from mmengine.hooks import ParamSchedulerHook
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import EpochBasedTrainLoop
+
+
+def is_resuming(runner: Any) -> bool:
+    """Tell whether a checkpoint is resumed, and not only its weights loaded.
+
+    ``after_load_checkpoint`` is called for ``load_from`` too, and nothing
+    public tells the two apart.
+    """
+    return runner._resume
+
+
+def steps_schedulers(runner: Any) -> bool:
+    """Tell whether mmengine's own hook steps the schedulers of a run."""
+    return any(isinstance(hook, ParamSchedulerHook) for hook in runner.hooks)
 
 
 def step_schedulers(schedulers: Any) -> None:
@@ -24,9 +39,10 @@ def step_schedulers(schedulers: Any) -> None:
 def announce_max_iters(runner: Any, max_iters: int) -> None:
     """Tell the loop and the optimizer how many iterations the run will have.
 
-    The loop's number is behind the ETA and ``is_last_train_iter``. The
-    optimizer wrapper's is behind the last group of gradient accumulation, so
-    it is told in the last round, when the number is exact.
+    The loop's number is behind the ETA and ``is_last_train_iter``, and can
+    only be read in public. The optimizer wrapper's is behind the last group
+    of gradient accumulation, so it is told in the last round, when the number
+    is exact.
 
     Args:
         runner (Runner): The runner of the run, whose round is planned.
@@ -56,7 +72,8 @@ def end_accumulation(wrapper: OptimWrapper, max_iters: int) -> None:
     """Let the last group of accumulated gradients end with the run.
 
     As in a stock run, the gradients of a last group that is not whole are
-    divided by its own number of iterations.
+    divided by its own number of iterations. The wrapper works these numbers
+    out once, at the start, and has no public way to correct them.
 
     Args:
         wrapper (OptimWrapper): Has accumulated whole groups up to now.

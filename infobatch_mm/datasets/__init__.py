@@ -1,0 +1,1 @@
+"""Data sets: the wrapper that numbers samples, and two to train on."""
