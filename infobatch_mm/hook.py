@@ -229,7 +229,11 @@ class InfoBatchHook(Hook):
                 run.batch_size // self.sampler.world_size,
             )
             self.sampler.begin_round(plan, start=done)
-            run.begin_round(len(self.loader), runner.iter)
+            run.begin_round(
+                iters=len(self.loader),
+                samples=self.sampler.samples_of_all_ranks,
+                first_iter=runner.iter,
+            )
             ranks.check_same_plan(run.plan_digest)
             announce_max_iters(runner, runner.iter + run.iters_left())
             runner.visualizer.add_scalars(
@@ -289,8 +293,7 @@ class InfoBatchHook(Hook):
         with run.times.counted():
             binding.check_reported(self.heads, self.ledger)
             run.board.update(*self.ledger.close())
-            samples = len(self.ids) * self.sampler.world_size
-            ticks = run.end_step(self.ids, samples)
+            ticks = run.end_step(self.ids)
             if self.steps_schedulers:
                 for _ in range(ticks - 1):
                     step_schedulers(runner.param_schedulers)

@@ -63,6 +63,7 @@ class PrunedRun:
     Attributes:
         plan (Plan, optional): The plan of the round; None between rounds.
         samples_done (int): Samples of the plan trained on, over all ranks.
+        samples_left (int): Samples that the round still has.
         weights (Tensor): Gradient weights of all samples, float32, (N,).
         times_kept (Tensor): Rounds that kept each sample, int32, (N,).
         trained (Tensor, optional): What was trained on in this round, bool,
@@ -98,7 +99,8 @@ class PrunedRun:
         self.plan: Plan | None = None
         self.plan_digest = ''
         self.round = self.round_begin_iter = 0
-        self.samples_done = self.samples_seen = self.samples_planned = 0
+        self.samples_done = self.samples_left = 0
+        self.samples_seen = self.samples_planned = 0
         self.times = RunTimes()
         self._has_new_layout = False
 
@@ -139,14 +141,19 @@ class PrunedRun:
         plan = Plan(self.plan.indices[left], self.plan.weights[left])
         return plan, 0
 
-    def begin_round(self, iters: int, first_iter: int) -> None:
+    def begin_round(
+        self, *, iters: int, samples: int, first_iter: int
+    ) -> None:
         """Begin the planned round, or go on with one that had begun.
 
         Args:
             iters (int): Iterations that are left of it, on each rank.
+            samples (int): Samples that are left of it, over all ranks, with
+                those that fill up the last batch.
             first_iter (int): The iteration with which it begins now.
         """
         assert self.plan is not None
+        self.samples_left = samples
         self.plan_digest = self.plan.digest()
         self.weights[self.plan.indices] = self.plan.weights
         if not self.samples_done:
@@ -172,20 +179,22 @@ class PrunedRun:
 
     # Steps
 
-    def end_step(self, ids: Tensor, samples: int) -> int:
+    def end_step(self, ids: Tensor) -> int:
         """Note that a batch was trained on.
 
         Args:
             ids (Tensor): The samples of this rank's batch, int64, (B,).
-            samples (int): Their number, over all ranks.
 
         Returns:
             int: The ticks of the clock that the step was worth.
         """
         if self.trained is not None:
             self.trained[ids] = True
+        # Of all ranks, and of the plan: a collate function may repeat some.
+        samples = min(self.batch_size, self.samples_left)
+        self.samples_left -= samples
+        self.samples_done += samples
         self.samples_seen += samples
-        self.samples_done += self.batch_size
         return self.clock.tick()
 
     # Checkpoints

@@ -46,13 +46,17 @@ class Training:
             run.draw_plan(torch.Generator().manual_seed(seed))
         plan, done = run.remaining
         left = plan.indices[done:].split(run.batch_size)
-        run.begin_round(len(left), self.step)
+        run.begin_round(
+            iters=len(left),
+            samples=len(plan) - done,
+            first_iter=self.step,
+        )
         for ids in left:
             if self.step == stop_at:
                 return False
             self.batches.append((ids.tolist(), run.weights[ids].tolist()))
             run.board.update(ids, loss_of(ids, self.step))
-            run.end_step(ids, len(ids))
+            run.end_step(ids)
             self.step += 1
         run.end_round()
         return True
@@ -114,11 +118,11 @@ def test_samples_that_were_held_back_are_trained_after_a_resume():
     """A batch sampler that groups does not keep the order of the plan."""
     run = new_run(keeps_order=False)
     run.draw_plan(torch.Generator().manual_seed(1))
-    run.begin_round(6, 0)
+    run.begin_round(iters=6, samples=24, first_iter=0)
     order = run.plan.indices.flip(0)  # from the far end of the plan
     for ids in order.split(BATCH)[:2]:
         run.board.update(ids, loss_of(ids, 0))
-        run.end_step(ids, BATCH)
+        run.end_step(ids)
     again = new_run(keeps_order=False)
     again.load_state_dict(saved(run))
     plan, done = again.remaining

@@ -5,7 +5,6 @@ transforms of its data as they are; see :func:`shrink`.
 """
 
 from collections import Counter
-from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -18,17 +17,17 @@ from mmseg.utils import register_all_modules
 from PIL import Image
 
 from infobatch_mm.config import SEG_HEADS
-from zoo_package import Package, Small
-from zoo_report import ADE20K
-from zoo_small import (
-    BATCH,
-    BUDGET,
-    SAMPLES,
+from zoo.package import Package, Small
+from zoo.sizes import BUDGET, SAMPLES
+from zoo.small import (
     as_list,
     drop_pretrained,
+    fit_schedule,
     full_precision,
     num_classes,
     parts,
+    resized,
+    small_config,
     unsync_norm,
 )
 
@@ -40,17 +39,6 @@ CROPS = dict(
 IMAGE, BLOCK = 96, 16
 IGNORED = 255
 RANDOM_WEIGHTS = 'random.pth'
-
-# Sizes of transforms, of which the crop becomes `crop`.
-TRANSFORM_SIZES: dict[str, Callable[[int], Any]] = dict(
-    crop_size=lambda crop: (crop, crop),
-    size=lambda crop: (crop, crop),
-    # Times 0.5 it is the crop still, so that nothing has to be padded.
-    scale=lambda crop: (8 * crop, 2 * crop),
-    scales=lambda crop: [crop, 2 * crop],
-    max_size=lambda crop: 8 * crop,
-)
-
 
 # What tells models apart
 
@@ -101,29 +89,24 @@ def shrink(cfg: Config, *, ignored: bool = True) -> Small:
     dataset = cfg.train_dataloader.dataset
     classes = num_classes(cfg.model)
     optim_wrapper, precision = full_precision(cfg.optim_wrapper)
-    small = dict(
-        default_scope=cfg.default_scope,
+    small = small_config(
+        cfg,
         model=model,
-        train_dataloader=dict(
-            batch_size=BATCH,
-            num_workers=0,
-            sampler=cfg.train_dataloader.sampler,
-            dataset=small_dataset(dataset, classes, ignored, crop),
-        ),
+        loader=dict(dataset=small_dataset(dataset, classes, ignored, crop)),
         train_cfg=dict(type=cfg.train_cfg.type, max_iters=BUDGET),
         optim_wrapper=optim_wrapper,
         param_scheduler=[
-            small_scheduler(scheduler, cfg.train_cfg.max_iters)
+            fit_schedule(
+                scheduler,
+                ('begin', 'end', 'milestones'),
+                budget=BUDGET,
+                full=cfg.train_cfg.max_iters,
+                least=2,
+            )
             for scheduler in as_list(cfg.get('param_scheduler'))
         ],
-        custom_hooks=cfg.get('custom_hooks') or [],
-        default_hooks=dict(checkpoint=None),
-        log_processor=dict(by_epoch=False),
-        log_level='ERROR',
-        randomness=dict(seed=0),
-        work_dir='run',
     )
-    return Config(small), notes + precision
+    return small, notes + precision
 
 
 def small_model(model: Any, crop: int) -> tuple[Any, list[str]]:
@@ -198,6 +181,7 @@ def small_dataset(
         share *= len(dataset.datasets)
         inner = [small_dataset(d, *options, share) for d in dataset.datasets]
         return dict(type=dataset.type, datasets=inner)
+    sizes = transform_sizes(crop)
     folder = f'{classes}_classes' + ('' if ignored else '_none_ignored')
     reduces = any(t.get('reduce_zero_label') for t in dataset.pipeline)
     return dict(
@@ -208,33 +192,20 @@ def small_dataset(
         metainfo=dict(classes=tuple(map(str, range(classes)))),
         reduce_zero_label=reduces,
         indices=SAMPLES // share,
-        pipeline=[small_transform(t, crop) for t in dataset.pipeline],
+        pipeline=[resized(t, sizes) for t in dataset.pipeline],
     )
 
 
-def small_transform(transform: Any, crop: int) -> Any:
-    """Return a transform with its sizes replaced."""
-    sizes = {
-        name: size(crop)
-        for name, size in TRANSFORM_SIZES.items()
-        if name in transform
-    }
-    return {**transform, **sizes}
-
-
-def small_scheduler(scheduler: Any, max_iters: int) -> Any:
-    """Return a scheduler whose warm-up and end fit the small budget."""
-
-    def scaled(tick: int) -> int:
-        return min(BUDGET, tick and max(2, tick * BUDGET // max_iters))
-
-    scheduler = deepcopy(scheduler)
-    for name in ('begin', 'end'):
-        if name in scheduler:
-            scheduler[name] = scaled(scheduler[name])
-    if 'milestones' in scheduler:
-        scheduler.milestones = [scaled(m) for m in scheduler.milestones]
-    return scheduler
+def transform_sizes(crop: int) -> dict[str, Any]:
+    """Return the sizes that transforms have in place of their own."""
+    return dict(
+        crop_size=(crop, crop),
+        size=(crop, crop),
+        # Times 0.5 it is the crop still, so that nothing has to be padded.
+        scale=(8 * crop, 2 * crop),
+        scales=[crop, 2 * crop],
+        max_size=8 * crop,
+    )
 
 
 def write_images(dataset: Any) -> None:
@@ -270,6 +241,6 @@ PACKAGE = Package(
     describe=describe,
     shrink=shrink,
     write_images=write_images,
-    first=ADE20K,
+    first='ade20k',
     retries=dict(no_ignored_pixels=partial(shrink, ignored=False)),
 )

@@ -1,10 +1,10 @@
-"""tools/check_zoo.py: what it selects, runs, can fail at, and reports."""
+"""python -m zoo check: what it selects, runs, can fail at, and reports."""
 
 import json
 import os
 import signal
-import sys
 import sysconfig
+import time
 
 import pytest
 import toys
@@ -12,10 +12,15 @@ import zoos
 from mmengine.config import Config
 from mmseg.models.decode_heads import FCNHead
 from mmseg.registry import MODELS
-from zoos import check, check_zoo
+from zoos import check
 
-TOLERANCES = sys.modules['zoo_probes'].TOLERANCES
-MMSEG = check_zoo.load_package('mmseg')
+from zoo import check as zoo_check
+from zoo import configs, enabling, environment, package, record
+from zoo.__main__ import main
+from zoo.processes import attempt, in_process
+from zoo.tolerances import TOLERANCES
+
+MMSEG = package.load_package('mmseg')
 
 PIPELINE = [
     dict(type='LoadImageFromFile'),
@@ -94,7 +99,7 @@ def zoo(tmp_path, monkeypatch):
 
 
 def test_all_configs_of_mmseg_are_listed_those_of_ade20k_first():
-    names = check_zoo.list_configs(check_zoo.config_root('mmseg'), MMSEG.first)
+    names = configs.list_configs(configs.config_root('mmseg'), MMSEG.first)
     ade20k = ['ade20k' in name for name in names]
     assert ade20k == sorted(ade20k, reverse=True)
     assert sum(ade20k) > 150 and len(names) > 600
@@ -108,18 +113,18 @@ def test_all_configs_of_mmseg_are_listed_those_of_ade20k_first():
 
 @pytest.mark.parametrize('pattern', ['ade20k', 'a/*_ade20k.py', '*'])
 def test_a_pattern_is_a_part_or_a_glob(pattern):
-    assert check_zoo.matches('a/fcn_ade20k.py', ['b/', pattern])
-    assert not check_zoo.matches('a/fcn_ade20k.py', ['b/', 'ade'.upper()])
+    assert configs.matches('a/fcn_ade20k.py', ['b/', pattern])
+    assert not configs.matches('a/fcn_ade20k.py', ['b/', 'ade'.upper()])
 
 
 def test_one_config_is_chosen_for_each_combination_of_heads(zoo):
     for name in ('b', 'a', 'c'):
         write_config(zoo, name, head='LeakyHead' if name == 'c' else 'FCNHead')
-    names = check_zoo.list_configs(zoo, MMSEG.first)
-    heads = {n: check_zoo.describe_heads(zoo / n, MMSEG) for n in names}
+    names = configs.list_configs(zoo, MMSEG.first)
+    heads = {n: configs.describe_heads(zoo / n, MMSEG) for n in names}
     assert heads['a.py'] == '2 x FCNHead'
     assert heads['c.py'] == 'LeakyHead + FCNHead'
-    assert check_zoo.one_a_head(names, heads) == ['a.py', 'c.py']
+    assert configs.one_a_head(names, heads) == ['a.py', 'c.py']
 
 
 @pytest.mark.parametrize(
@@ -132,7 +137,7 @@ def test_one_config_is_chosen_for_each_combination_of_heads(zoo):
     ],
 )
 def test_a_small_config_has_the_heads_of_the_stock_one(name):
-    stock = Config.fromfile(check_zoo.config_root('mmseg') / name)
+    stock = Config.fromfile(configs.config_root('mmseg') / name)
     before = stock.to_dict()
     small, notes = MMSEG.shrink(stock)
     assert stock.to_dict() == before
@@ -153,17 +158,17 @@ def test_a_small_config_has_the_heads_of_the_stock_one(name):
 def test_enabling_too_much_is_noticed(zoo, monkeypatch):
     write_config(zoo, 'a')
     stock = Config.fromfile(zoo / 'a.py')
-    check_zoo.check_enabled(stock, MMSEG.weighted)
-    enable = check_zoo.infobatch_mm.enable
+    enabling.check_enabled(stock, MMSEG.weighted)
+    enable = enabling.infobatch_mm.enable
 
     def enable_more(cfg):
         cfg = enable(cfg)
         cfg.val_cfg = None
         return cfg
 
-    monkeypatch.setattr(check_zoo.infobatch_mm, 'enable', enable_more)
+    monkeypatch.setattr(enabling.infobatch_mm, 'enable', enable_more)
     with pytest.raises(AssertionError, match='more than it should'):
-        check_zoo.check_enabled(stock, MMSEG.weighted)
+        enabling.check_enabled(stock, MMSEG.weighted)
 
 
 # The family
@@ -176,29 +181,28 @@ FAMILIES = dict(
 
 @pytest.mark.parametrize('installed', FAMILIES)
 def test_an_environment_of_the_other_family_is_refused(monkeypatch, installed):
-    package, other = FAMILIES[installed]
-    monkeypatch.setattr(check_zoo, 'versions', lambda: {package: '1'})
-    check_zoo.check_family(None, 'mmseg')
-    check_zoo.check_family(installed, 'mmseg')
+    name, other = FAMILIES[installed]
+    monkeypatch.setattr(environment, 'versions', lambda: {name: '1'})
+    environment.check_family(None, 'mmseg')
+    environment.check_family(installed, 'mmseg')
     message = rf'--family {other} was .* family {installed}\. .*mm\[{other}\]'
     with pytest.raises(ValueError, match=message):
-        check_zoo.check_family(other, 'mmseg')
+        environment.check_family(other, 'mmseg')
 
 
 def test_the_family_is_asked_for_on_the_command_line(zoo):
-    installed = check_zoo.installed_family()
-    (other,) = set(check_zoo.FAMILIES) - {installed}
-    assert check_zoo.main(['--family', installed]) == 0
+    installed = environment.installed_family()
+    (other,) = set(environment.FAMILIES) - {installed}
+    assert main(['check', '--family', installed]) == 0
     with pytest.raises(ValueError, match=f'--family {other}'):
-        check_zoo.main(['--family', other])
+        main(['check', '--family', other])
 
 
 def test_a_package_that_is_not_installed_is_an_error(monkeypatch):
-    zoo_package = sys.modules['zoo_package']
-    monkeypatch.setattr(zoo_package, 'is_importable', lambda name: False)
+    monkeypatch.setattr(package, 'is_importable', lambda name: False)
     message = r'mmpretrain was .* install "infobatch_mm\[cls\]" or '
     with pytest.raises(ValueError, match=message):
-        check_zoo.load_package('mmpretrain')
+        package.load_package('mmpretrain')
 
 
 # What passes and what fails
@@ -208,8 +212,22 @@ def test_a_reason_names_no_folder_of_the_machine():
     def fail():
         raise LookupError(f'in {sysconfig.get_path("purelib")}/mmseg/a.py')
 
-    found = check_zoo.attempt(fail)
+    found = attempt(fail)
     assert found['reason'] == 'in mmseg/a.py'
+
+
+def burn():
+    while True:
+        pass
+
+
+@pytest.mark.parametrize(
+    'function, timeout', [(burn, 0.5), (lambda: time.sleep(60), 0.01)]
+)
+def test_what_takes_too_long_is_stopped(function, timeout):
+    found = in_process(function, timeout)
+    expected = dict(error='Timeout', reason=f'longer than {timeout} s')
+    assert found == expected
 
 
 def test_a_sound_head_passes_and_configs_that_are_the_same_run_once(zoo):
@@ -222,6 +240,7 @@ def test_a_sound_head_passes_and_configs_that_are_the_same_run_once(zoo):
     assert same['same_as'] == 'fcn/a_ade20k.py' and 'same_as' not in probed
     assert set(probed['probes']) == set(TOLERANCES) - {'zeros_layers'}
     assert probed['rounds'][0] == 8 and min(probed['rounds']) < 8
+    assert 0 < probed['probe_seconds'] <= probed['cpu_seconds'] < 60
 
     # Again: nothing is run, though the last line was torn.
     out = zoo / 'out.jsonl'
@@ -246,11 +265,11 @@ def test_failures_are_ours_unless_the_stock_run_fails_alike(zoo):
     imports = dict(imports=['no_such_package'], allow_failed_imports=False)
     write_config(zoo, 'Missing', custom_imports=imports)
     report = zoo / 'report.md'
-    status, records = check(zoo, '--markdown', str(report))
+    status, records = check(zoo, '--jobs', '2', '--markdown', str(report))
     assert status == 1
     for head, (verdict, reason) in HEADS.items():
-        record = records[f'{head}.py']
-        assert record['status'] == verdict and reason in record['reason']
+        found = records[f'{head}.py']
+        assert found['status'] == verdict and reason in found['reason']
     missing = records['Missing.py']
     assert missing['status'] == 'missing'
     assert missing['reason'] == 'ImportError: no_such_package is not installed'
@@ -259,3 +278,31 @@ def test_failures_are_ours_unless_the_stock_run_fails_alike(zoo):
     assert '| all | 5 | 0 | 0 | 0 | 3 | 2 |' in text
     assert '| LeakyHead + FCNHead | 1 | 0 | 0 | 0 | 0 | 1 |' in text
     assert '| BrokenHead.py | upstream | LookupError: broken up' in text
+
+
+def test_a_run_that_is_kept_goes_on_where_it_was_stopped(zoo, monkeypatch):
+    kept, scratch = zoo / 'kept', zoo / 'scratch'
+    for folder in (kept, scratch):
+        folder.mkdir()
+    monkeypatch.setattr(record, 'RECORDS', kept)
+    monkeypatch.setattr(zoo_check, 'SCRATCH', scratch)
+    name = f'mmseg-{environment.installed_family()}.jsonl'
+    imports = dict(imports=['no_such_package'], allow_failed_imports=False)
+    for config in ('a', 'b'):
+        write_config(zoo, config, custom_imports=imports)
+    done = dict(config='a.py', status='passed', reason='', commit='old')
+    (scratch / name).write_text(json.dumps(done) + '\n')
+    (kept / name).write_text(json.dumps(dict(done, config='gone.py')) + '\n')
+
+    assert main(['check', '--all', '--keep', 'b.py']) == 0
+    kept_names = [r['config'] for r in record.read_records(kept / name)]
+    assert kept_names == ['a.py', 'b.py', 'gone.py']
+
+    (scratch / name).write_text(json.dumps(done) + '\n')
+    assert main(['check', '--all', '--keep']) == 0
+    first, second = record.read_records(kept / name)
+    assert first == done and second['status'] == 'missing'
+    assert second['commit'] == environment.commit()
+    assert not (scratch / name).exists()
+    with pytest.raises(SystemExit):
+        main(['check', '--keep', '--json', 'out.jsonl'])

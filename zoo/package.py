@@ -1,7 +1,7 @@
-"""What tools/check_zoo.py has to know of the package whose configs it checks.
+"""What the check has to know of the package whose configs it checks.
 
-Everything else is the same for all packages. The packages are known by the
-modules zoo_mmseg.py and zoo_mmpretrain.py, each with a ``PACKAGE``.
+Everything else is the same for all packages. Each has a module of its name
+here, with a ``PACKAGE`` in it.
 """
 
 import importlib
@@ -11,14 +11,9 @@ from typing import Any
 
 from mmengine.config import Config
 
-from infobatch_mm.compat import is_importable
+from infobatch_mm.host.packages import is_importable
+from zoo.environment import EXTRAS
 
-# What to install a package with, by family.
-EXTRAS = dict(
-    mmseg=dict(onedl='onedl', openmmlab='openmmlab'),
-    mmpretrain=dict(onedl='cls', openmmlab='cls-openmmlab'),
-)
-FAMILIES = ('onedl', 'openmmlab')
 # A small config, and notes on what was changed beyond sizes and weights.
 Small = tuple[Config, list[str]]
 
@@ -32,14 +27,15 @@ class Package:
         weighted (dict): The type of the weighted head by the name under
             which a model holds its stock head.
         register (Callable): Registers its modules.
-        describe (Callable): Returns, for the config of a model, the text by
-            which models with the same heads and losses are told.
+        describe (Callable): Returns, for the config of a model, the text that
+            is the same for models with the same heads and losses.
         shrink (Callable): Makes a stock config small.
         write_images (Callable): Writes the synthetic images that the data
             set of a small config reads.
         first (str): Configs with it in their name are checked first.
-        out_of_scope (Callable): Returns, for the name of a config and the
-            config, a status and a reason if it is none that should prune.
+        out_of_scope (Callable): Returns a status and a reason if a config
+            is none that should prune. It is given the config's name, and the
+            config itself, which is None where it cannot be loaded.
         refusals (tuple): What the package infobatch_mm refuses and says why,
             as it stands in the message.
         retries (dict): By what a record then has as an entry, other ways to
@@ -53,7 +49,7 @@ class Package:
     shrink: Callable[[Config], Small]
     write_images: Callable[[Any], None]
     first: str = ''
-    out_of_scope: Callable[[str, Config], tuple[str, str] | None] = (
+    out_of_scope: Callable[[str, Config | None], tuple[str, str] | None] = (
         lambda name, cfg: None
     )
     refusals: tuple[str, ...] = ()
@@ -72,7 +68,7 @@ def load_package(name: str) -> Package:
         names = (f'"infobatch_mm[{e}]"' for e in EXTRAS[name].values())
         raise ValueError(
             f'--package {name} was asked for, but {name} is not installed. '
-            f'Run the tool in an environment made with: pip install '
+            f'Run the check in an environment made with: pip install '
             f'{" or ".join(names)}'
         )
-    return importlib.import_module(f'zoo_{name}').PACKAGE
+    return importlib.import_module(f'zoo.{name}').PACKAGE

@@ -6,7 +6,6 @@ its images and the transforms of its data as they are; see :func:`shrink`.
 
 import inspect
 import json
-from collections.abc import Mapping
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -24,17 +23,17 @@ from mmpretrain.utils import register_all_modules
 from PIL import Image
 
 from infobatch_mm.config import CLS_HEADS
-from zoo_package import Package, Small
-from zoo_small import (
-    BATCH,
-    ROUNDS,
-    SAMPLES,
+from zoo.mmpretrain_model import make_small
+from zoo.package import Package, Small
+from zoo.sizes import BATCH, ROUNDS, SAMPLES
+from zoo.small import (
     as_list,
-    drop_pretrained,
+    fit_schedule,
     full_precision,
     num_classes,
     parts,
-    unsync_norm,
+    resized,
+    small_config,
 )
 
 CROP = 64
@@ -49,7 +48,6 @@ CROPS = dict(
     LeNet5=32,
     ResNet_CIFAR=32,  # its images have 32
 )
-SIZED = ('scale', 'crop_size', 'size')
 # Data sets of which an image has several labels.
 SEVERAL_LABELS = ('VOC',)
 
@@ -84,12 +82,15 @@ TASKS = {
     'refcoco': 'visual grounding',
     'retrieval': 'retrieval',
     'zeroshot-cls': 'zero-shot classification',
-    'mask-rcnn': 'detection',
 }
 
 
-def out_of_scope(name: str, cfg: Config) -> tuple[str, str] | None:
+def out_of_scope(name: str, cfg: Config | None) -> tuple[str, str] | None:
     """Return a status and a reason for a config that trains no classifier."""
+    if 'mask-rcnn' in name:  # whose bases are mmdet's
+        return 'not classification', 'detection'
+    if cfg is None:
+        return None
     if not cfg.get('model'):
         return 'not classification', 'no model: a part of other configs'
     kind = MODELS.get(cfg.model.type)
@@ -100,11 +101,9 @@ def out_of_scope(name: str, cfg: Config) -> tuple[str, str] | None:
     task = next((TASKS[word] for word in TASKS if word in name), '')
     if task and not issubclass(kind, (BaseClassifier, BaseRetriever)):
         return 'not classification', task
-    missing = [
-        part for part in ('train_dataloader', 'train_cfg') if not cfg.get(part)
-    ]
-    if missing:
-        return 'does not train', f'the config has no {missing[0]}'
+    for part in ('train_dataloader', 'train_cfg'):
+        if not cfg.get(part):
+            return 'does not train', f'the config has no {part}'
     return None
 
 
@@ -133,13 +132,10 @@ def shrink(cfg: Config, lr_factor: float = 1.0) -> Small:
     optim_wrapper, precision = full_precision(cfg.optim_wrapper)
     if lr_factor != 1:
         optim_wrapper.optimizer.lr *= lr_factor
-    small = dict(
-        default_scope=cfg.default_scope,
+    small = small_config(
+        cfg,
         model=model,
-        train_dataloader=dict(
-            batch_size=BATCH,
-            num_workers=0,
-            sampler=loader.sampler,
+        loader=dict(
             # As mmpretrain's tools/train.py sets it.
             collate_fn=loader.get('collate_fn')
             or dict(type='default_collate'),
@@ -151,17 +147,11 @@ def shrink(cfg: Config, lr_factor: float = 1.0) -> Small:
             small_scheduler(scheduler, cfg)
             for scheduler in as_list(cfg.get('param_scheduler'))
         ],
-        custom_hooks=cfg.get('custom_hooks') or [],
-        default_hooks=dict(checkpoint=None),
-        log_processor=dict(by_epoch=True),
-        log_level='ERROR',
-        randomness=dict(seed=0),
-        work_dir='run',
     )
     notes += precision
     if cfg.get('strategy'):
         notes.append(f'one process instead of {cfg.strategy.type}')
-    return Config(small), notes
+    return small, notes
 
 
 def small_loop(train_cfg: Any) -> dict[str, Any]:
@@ -178,111 +168,13 @@ def small_scheduler(scheduler: Any, cfg: Config) -> Any:
     # taken to last as long as what was before it.
     end = scheduler.get('end') or 2 * scheduler.get('begin', 0) or 1
     full = cfg.train_cfg.max_epochs if by_epoch else end
-
-    def scaled(tick: int) -> int:
-        return min(budget, tick and max(1, tick * budget // full))
-
-    scheduler = deepcopy(scheduler)
-    for name in ('begin', 'end', 'T_max'):
-        if scheduler.get(name):
-            scheduler[name] = scaled(scheduler[name])
-    return scheduler
-
-
-# The model
-
-# What the settings of an architecture call the numbers of its blocks.
-DEPTHS = (
-    'depths', 'depth', 'layers', 'num_layers', 'num_blocks', 'num_se_blocks',
-    'blocks',
-)  # fmt: skip
-# Fewer blocks would give other channels, or are not taken.
-FIXED = (
-    'Conformer', 'DenseNet', 'EfficientFormer', 'HiViT', 'LeViT', 'RegNet',
-)  # fmt: skip
-# Too large, and known by name alone: what stands in for all of them, and the
-# number of channels that it gives to the head.
-STAND_INS = dict(
-    EfficientNet=('b0', 1280), PyramidVig=('tiny', 384), Vig=('tiny', 192)
-)
-
-
-def make_small(model: Any, crop: int) -> list[str]:
-    """Let a model build and run fast, in place; return notes on how."""
-    notes = []
-    model.pop('pretrained', None)
-    for part in parts(model):
-        drop_pretrained(part)
-        unsync_norm(part)
-    for part in parts([model.get('backbone'), model.get('image_encoder')]):
-        kind = MODELS.get(str(part.get('type')))
-        if not inspect.isclass(kind):
-            continue
-        before = deepcopy(part)
-        make_shallow(part, kind)
-        if part != before:
-            notes.append(f'{part["type"]} of less depth')
-        known = inspect.signature(kind).parameters
-        # Some pass it on to their base class, which gets it among kwargs.
-        if 'img_size' in known or 'img_size' in part:
-            size = part.get('img_size') or known['img_size'].default
-            is_pair = isinstance(size, (list, tuple))
-            part['img_size'] = (crop, crop) if is_pair else crop
-        if 'pad_small_map' in known:
-            part['pad_small_map'] = True
-    backbone = model.get('backbone', {})
-    if backbone.get('type') in STAND_INS:
-        backbone.arch, channels = STAND_INS[backbone.type]
-        model.head.in_channels = channels
-        notes.append(f'{backbone.type} {backbone.arch}')
-    return notes
-
-
-def make_shallow(backbone: Any, kind: Any) -> None:
-    """Cut the depth of a backbone, which leaves its channels, in place.
-
-    Args:
-        backbone (dict): Its config.
-        kind (type): Its class.
-    """
-    name, depth = kind.__name__, backbone.get('depth')
-    if name == 'VGG':
-        backbone.depth = 11
-    elif name.startswith(('Res', 'SERes')) and depth and depth > 50:
-        backbone.depth = 50
-    elif name == 'EfficientNetV2' and backbone.arch in ('m', 'l', 'xl'):
-        backbone.arch = 's'
-    elif name in ('XCiT', 'T2T_ViT'):
-        cut_depths(backbone)
-    elif 'arch' in backbone and name not in (*FIXED, *STAND_INS):
-        backbone.arch = settings_of(kind, backbone.arch)
-        cut_depths(backbone.arch)
-    if 'frozen_stages' in backbone and isinstance(backbone.get('arch'), dict):
-        layers = backbone.arch.get('num_layers', backbone.frozen_stages)
-        backbone.frozen_stages = min(layers, backbone.frozen_stages)
-
-
-def settings_of(kind: Any, arch: str) -> Any:
-    """Return the settings of an architecture, its name if they do not do."""
-    known = getattr(kind, 'arch_zoo', None) or kind.arch_settings
-    settings = known.get(arch, known.get(arch.lower()))
-    if not isinstance(settings, Mapping) or settings.get('group_layer_map'):
-        return arch  # that map counts the layers
-    return deepcopy(settings)
-
-
-def cut_depths(settings: Any) -> None:
-    """Leave at most two blocks a stage, in place."""
-    if not isinstance(settings, dict):
-        return
-    for name in DEPTHS:
-        depth = settings.get(name)
-        if isinstance(depth, int):
-            settings[name] = min(2, depth)
-        elif depth:
-            settings[name] = [min(2, number) for number in depth]
-    if 'downscale_indices' in settings:  # MViT has its stages in one row
-        settings.update(num_layers=4, downscale_indices=[1, 2, 3])
+    return fit_schedule(
+        scheduler,
+        ('begin', 'end', 'T_max'),
+        budget=budget,
+        full=full,
+        least=1,
+    )
 
 
 # The data
@@ -292,7 +184,8 @@ def small_dataset(dataset: Any, model: Any, crop: int) -> Any:
     """Return the config of a data set of synthetic images."""
     several = dataset.type in SEVERAL_LABELS
     classes = num_classes(model)
-    pipeline = [small_transform(t, crop) for t in dataset.pipeline]
+    sizes = dict.fromkeys(('scale', 'crop_size', 'size'), crop)
+    pipeline = [resized(t, sizes) for t in dataset.pipeline]
     if pipeline[0]['type'] != 'LoadImageFromFile':  # those of CIFAR are read
         pipeline.insert(0, dict(type='LoadImageFromFile'))
     if len(model.data_preprocessor.get('mean', ())) == 1:
@@ -305,12 +198,6 @@ def small_dataset(dataset: Any, model: Any, crop: int) -> Any:
         metainfo=dict(classes=tuple(map(str, range(classes)))),
         pipeline=pipeline,
     )
-
-
-def small_transform(transform: Any, crop: int) -> Any:
-    """Return a transform with its sizes replaced."""
-    sizes = {name: crop for name in SIZED if name in transform}
-    return {**transform, **sizes}
 
 
 def write_images(dataset: Any) -> None:

@@ -1,49 +1,26 @@
-"""Read and report what tools/check_zoo.py recorded."""
+"""Tables of the records of one package in one family."""
 
-import json
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
-from zoo_probes import TOLERANCES
+from zoo.record import OTHERWISE, Record, natural
+from zoo.tolerances import TOLERANCES
 
 ADE20K = 'ade20k'
-
-Record = dict[str, Any]
-
-
-def natural(name: str) -> list:
-    """Return a sort key in which r50 comes before r101."""
-    parts = re.split(r'(\d+)', name)
-    return [int(part) if part.isdigit() else part for part in parts]
-
-
-def read_records(path: Path) -> list[Record]:
-    """Read what was recorded; a last line torn by a crash is cut off."""
-    if not path.exists():
-        return []
-    lines = path.read_text().split('\n')
-    if lines[-1]:
-        path.write_text('\n'.join([*lines[:-1], '']))
-    return [json.loads(line) for line in lines[:-1]]
-
-
-COLUMNS = (
-    'configs', 'passed', 'probed', 'same run', 'could not run', 'FAILED'
-)  # fmt: skip
-# Of configs that are not meant to prune: columns where there are any.
-NOT_MEANT = ('refused', 'does not train', 'not classification')
+COLUMNS = ('passed', 'probed', 'same run', 'could not run', 'FAILED')
+# Statuses of configs that train nothing, or nothing that is scored.
+UNTRAINED = ('does not train', 'not classification')
+# Those of all configs that are not meant to prune.
+NOT_MEANT = ('refused', *UNTRAINED)
 
 
 def columns(records: Iterable[Record]) -> list[str]:
     """Return the columns in which records are counted."""
     statuses = {record['status'] for record in records}
-    return [*COLUMNS, *(name for name in NOT_MEANT if name in statuses)]
+    not_meant = [name for name in NOT_MEANT if name in statuses]
+    first = ['configs', 'trained'] if statuses & {*UNTRAINED} else ['configs']
+    return [*first, *COLUMNS, *not_meant]
 
 
 def count(records: Iterable[Record]) -> dict[str, int]:
@@ -56,6 +33,7 @@ def count(records: Iterable[Record]) -> dict[str, int]:
     )
     return {
         'configs': len(records),
+        'trained': len(records) - sum(statuses[name] for name in UNTRAINED),
         'passed': statuses['passed'],
         'probed': statuses['passed'] - same,
         'same run': same,
@@ -91,7 +69,9 @@ def heads_of(record: Record) -> str:
     return str(record['heads'])
 
 
-def markdown_table(title: Sequence[str], rows: Iterable[Sequence]) -> str:
+def markdown_table(
+    title: Sequence[str], rows: Iterable[Sequence[object]]
+) -> str:
     """Return a table in Markdown."""
     lines = [title, ['---'] * len(title), *rows]
     return ''.join(f'| {" | ".join(map(str, row))} |\n' for row in lines)
@@ -107,18 +87,43 @@ def count_table(name: str, groups: dict[str, list[Record]]) -> str:
     return markdown_table([name, *names], rows)
 
 
+def errors_of(records: Iterable[Record], probe: str) -> list[float | str]:
+    """Return the errors of a probe, and why it was not made where it was not.
+
+    Args:
+        records (list[dict]): The records, also those without probes.
+        probe (str): One of TOLERANCES.
+    """
+    found = [record.get('probes', {}).get(probe) for record in records]
+    return [error for error in found if error is not None]
+
+
+def largest(errors: Iterable[float | str]) -> str:
+    """Return the largest error, '' if there is none."""
+    numbers = [error for error in errors if isinstance(error, float)]
+    return f'{max(numbers):.2g}' if numbers else ''
+
+
 def largest_errors(records: list[Record]) -> list[list[str]]:
     """Return for each probe how often it was made and its largest error."""
     rows = []
     for name, tolerance in TOLERANCES.items():
-        found = [r.get('probes', {}).get(name) for r in records]
-        errors = [error for error in found if isinstance(error, float)]
-        skipped = sum(isinstance(error, str) for error in found)
-        worst = f'{max(errors):.2g}' if errors else ''
-        rows.append(
-            [name, str(len(errors)), str(skipped), worst, f'{tolerance:g}']
-        )
+        errors = errors_of(records, name)
+        skipped = sum(isinstance(error, str) for error in errors)
+        made, worst = len(errors) - skipped, largest(errors)
+        rows.append([name, str(made), str(skipped), worst, f'{tolerance:g}'])
     return rows
+
+
+def rounded(records: Iterable[Record]) -> int:
+    """Return how many models were measured again in double precision."""
+    return sum(bool(record.get('rounded')) for record in records)
+
+
+def installed(records: Iterable[Record]) -> str:
+    """Return the versions that records were made with."""
+    known = {v: None for r in records for v in r['versions'].items()}
+    return ', '.join(f'{name} {version}' for name, version in known)
 
 
 def reasons(records: list[Record]) -> list[list[str]]:
@@ -130,19 +135,12 @@ def reasons(records: list[Record]) -> list[list[str]]:
     ]
 
 
-def reasons_not_meant(records: list[Record]) -> list[list[Any]]:
+def reasons_not_meant(records: list[Record]) -> list[list[object]]:
     """Return why configs are not meant to prune, and how many each."""
     counts = Counter(
         (r['status'], r['reason']) for r in records if r['status'] in NOT_MEANT
     )
     return [[*why, number] for why, number in sorted(counts.items())]
-
-
-# How a config was run that could not be run as it is (Package.retries).
-OTHERWISE = dict(
-    no_ignored_pixels='without ignored pixels',
-    small_learning_rate='with a hundredth of the learning rate',
-)
 
 
 def run_otherwise(records: list[Record]) -> list[list[str]]:
@@ -158,21 +156,19 @@ def run_otherwise(records: list[Record]) -> list[list[str]]:
 def markdown(records: list[Record]) -> str:
     """Return the report of all records in Markdown."""
     records = sorted(records, key=lambda record: natural(record['config']))
-    installed = {v: None for r in records for v in r['versions'].items()}
-    names = ', '.join(f'{name} {version}' for name, version in installed)
     sections = [
-        f'Checked with {names}.',
+        f'Checked with {installed(records)}.',
         count_table('data', by_data(records)),
-        '"Same run" is a config that is, once it is small, the very config '
-        'of a run that was probed.',
+        '"Same run" is a config that, once it is small, equals one that was '
+        'probed, and so was not run again.',
         count_table('folder', grouped(records, folder_of)),
         count_table('heads', grouped(records, heads_of)),
         markdown_table(
             ['probe', 'made', 'not applicable', 'largest error', 'tolerance'],
             largest_errors(records),
         ),
-        f'{sum(bool(r.get("rounded")) for r in records)} models were so '
-        'sensitive to rounding that errors were measured in double precision.',
+        f'{rounded(records)} models were so sensitive to rounding that errors '
+        'were measured in double precision.',
         markdown_table(['config', 'status', 'reason'], reasons(records)),
     ]
     not_meant = reasons_not_meant(records)
@@ -184,16 +180,3 @@ def markdown(records: list[Record]) -> str:
         title = ['config', 'how it was run', 'why: without pruning too']
         sections.append(markdown_table(title, others))
     return '\n'.join(f'{section.strip()}\n' for section in sections)
-
-
-def print_report(records: list[Record]) -> None:
-    """Print the counts, and what did not pass."""
-    console = Console()
-    names = columns(records)
-    table = Table('data', *names, title='Configs that prune')
-    for data, group in by_data(records).items():
-        counts = count(group)
-        table.add_row(data, *(str(counts[name]) for name in names))
-    console.print(table)
-    for row in reasons(records):
-        console.print(*row, markup=False, highlight=False)
