@@ -89,7 +89,10 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=['infobatch_mm', 'infobatch_mm.*']),
-    package_data={'infobatch_mm': ['py.typed']},
+    package_data={'infobatch_mm': ['py.typed', 'report/page.html.j2']},
+    entry_points={
+        'console_scripts': ['infobatch = infobatch_mm.commands:main']
+    },
     cmdclass={'install_lib': InstallWithMim},
     install_requires=['torch>=2.1', 'numpy', 'rich', 'matplotlib', 'jinja2'],
     extras_require=EXTRAS,

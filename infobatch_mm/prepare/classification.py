@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from data_files import extract, prepare_once
+from .files import extract, prepare_once
 
 IMAGE_SUFFIXES = ('.jpeg', '.jpg', '.png')
 
@@ -108,13 +108,13 @@ def write_batches(archive: Path, folder: Path, layout: Cifar) -> None:
                 part = slice(i * size, (i + 1) * size)
                 batch = {'data': rows[part], layout.labels: labels[part]}
                 (folder / name).write_bytes(pickle.dumps(batch))
-        names = [str(name) for name in arrays['classes']]
+        classes = [str(name) for name in arrays['classes']]
     except (KeyError, OSError, ValueError) as error:
         raise ValueError(
             f'{archive} cannot be decoded ({error}); take the prepared file, '
             'with train_webp, train_off, train_y, test_* and classes'
         ) from error
-    meta = pickle.dumps({'label_names': names})
+    meta = pickle.dumps({'label_names': classes})
     (folder / 'batches.meta').write_bytes(meta)
 
 

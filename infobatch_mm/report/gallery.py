@@ -1,10 +1,8 @@
-"""The gallery of tools/report.py: samples of the training data, as trained on.
+"""The gallery of the page: samples of the training data, as trained on.
 
 Scores and counts come from the last checkpoint, images and labels from the
 training data set of the run's config.
 """
-
-import infobatch_mm  # noqa: F401  isort: skip
 
 import io
 from collections.abc import Sequence
@@ -19,7 +17,7 @@ from mmengine.utils import import_modules_from_strings
 from PIL import Image
 from torch import Tensor
 
-from report_figures import data_address
+from .figures import data_address
 
 IGNORED = 255  # mmseg's label of a pixel without a class
 LONGEST_SIDE = 256  # of a picture, in pixels

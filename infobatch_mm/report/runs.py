@@ -5,18 +5,19 @@ its starts has a folder, named after its time. Of steps that a resumed start
 repeated, only the last time counts.
 """
 
-import json
 import math
 import operator
 import re
+from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from mmengine.config import Config
 
-Line = dict[str, Any]
+from ..records import Line, read_json_lines, read_rounds
+
 ClassTable = dict[str, dict[str, float]]
 
 # As mmseg's IoUMetric prints it: the rows follow an empty message.
@@ -61,15 +62,9 @@ def per_class(work_dir: Path) -> dict[int, ClassTable]:
     return {i: entry.classes for i, entry in enumerate(found) if entry.classes}
 
 
-def rounds(work_dir: Path) -> list[Line]:
-    """Return the finished rounds of a pruned run, none of a stock run."""
-    return _json_lines(work_dir / 'infobatch.jsonl')
-
-
-def summary(work_dir: Path) -> dict[str, Any] | None:
-    """Return the summary of a pruned run that has finished."""
-    path = work_dir / 'infobatch_summary.json'
-    return json.loads(path.read_text()) if path.exists() else None
+def kept_percent(rounds: Sequence[Line]) -> list[float]:
+    """Return the share of the samples that each round kept, in percent."""
+    return [100 * line['kept'] / line['total'] for line in rounds]
 
 
 def config(work_dir: Path) -> Config:
@@ -111,7 +106,7 @@ def iterations(work_dir: Path) -> list[int]:
     batch = global_batch(work_dir)
     ends = {
         line['round'] + 1: line['iter'] + math.ceil(line['kept'] / batch)
-        for line in rounds(work_dir)
+        for line in read_rounds(work_dir)
     }
     length = _epoch_length([e.line for e in found if is_train(e.line)])
     epochs = [entry.line['step'] for entry in steps]
@@ -123,7 +118,7 @@ def images_seen(work_dir: Path) -> list[int]:
 
     In a stock run by epochs, a smaller last batch counts as a whole one.
     """
-    batch, lines = global_batch(work_dir), rounds(work_dir)
+    batch, lines = global_batch(work_dir), read_rounds(work_dir)
     return [
         _images(done, lines, batch) if lines else done * batch
         for done in iterations(work_dir)
@@ -172,7 +167,7 @@ def _entries(work_dir: Path) -> list[_Entry]:
 
 
 def _entries_of(start: Path) -> list[_Entry]:
-    lines = _json_lines(start / 'vis_data/scalars.json')
+    lines = read_json_lines(start / 'vis_data/scalars.json')
     tables = map(_class_table, CLASS_TABLE.findall(log_text(start)))
     # The step of a validation may be an epoch, which is never larger than
     # the number of iterations.
@@ -186,15 +181,6 @@ def _entries_of(start: Path) -> list[_Entry]:
 def _starts(work_dir: Path) -> list[Path]:
     found = work_dir.glob('*/vis_data/scalars.json')
     return sorted(path.parents[1] for path in found)
-
-
-def _json_lines(path: Path) -> list[Line]:
-    """Read a file with a JSON object a line; a torn last line is dropped."""
-    if not path.exists():
-        return []
-    # What follows the last end of a line is nothing, or torn.
-    lines = path.read_text().split('\n')[:-1]
-    return [json.loads(line) for line in lines]
 
 
 def _class_table(text: str) -> ClassTable:

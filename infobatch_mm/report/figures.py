@@ -1,4 +1,4 @@
-"""The charts of tools/report.py, as pictures that a page can hold."""
+"""The charts of the page about a run, as pictures that it can hold."""
 
 import base64
 import io
@@ -7,20 +7,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-import matplotlib
 import numpy as np
-
-matplotlib.use('Agg')
-from matplotlib import pyplot as plt
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-Round = dict[str, Any]
+from .runs import Line, kept_percent
 
 RUN, BASELINE, MARK = '#0b63a5', '#8a5a00', '#d9541e'
-STYLE = {
+STYLE: dict[Any, Any] = {  # keys that matplotlib knows
     'axes.axisbelow': True,
     'axes.edgecolor': '#767676',
     'axes.grid': True,
@@ -60,17 +57,17 @@ def data_address(kind: str, content: bytes) -> str:
 
 @contextmanager
 def _chart(xlabel: str, ylabel: str) -> Iterator[tuple[Figure, Axes]]:
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=SIZE, layout='constrained')
+    with rc_context(STYLE):
+        figure = Figure(figsize=SIZE, layout='constrained')
+        axes = figure.subplots()
         axes.set(xlabel=xlabel, ylabel=ylabel)
         yield figure, axes
-        plt.close(figure)
 
 
 def _address(figure: Figure) -> str:
     file = io.BytesIO()
     # Without a date the same run gives the same page.
-    with plt.rc_context({'svg.hashsalt': 'infobatch_mm'}):
+    with rc_context({'svg.hashsalt': 'infobatch_mm'}):
         figure.savefig(file, format='svg', dpi=150, metadata={'Date': None})
     return data_address('image/svg+xml', file.getvalue())
 
@@ -109,9 +106,9 @@ def metric_chart(
         return Picture(_address(figure), alt, caption)
 
 
-def kept_chart(rounds: Sequence[Round]) -> Picture:
+def kept_chart(rounds: Sequence[Line]) -> Picture:
     """Draw the share of the samples that each round kept."""
-    kept = [100 * line['kept'] / line['total'] for line in rounds]
+    kept = kept_percent(rounds)
     with _chart('round', 'kept samples (%)') as (figure, axes):
         axes.bar([line['round'] for line in rounds], kept, 0.85, color=RUN)
         axes.set_ylim(0, 100)
@@ -127,7 +124,7 @@ def kept_chart(rounds: Sequence[Round]) -> Picture:
         return Picture(_address(figure), alt, caption)
 
 
-def weight_chart(rounds: Sequence[Round]) -> Picture:
+def weight_chart(rounds: Sequence[Line]) -> Picture:
     """Draw the mean and the largest weight of each round."""
     numbers = [line['round'] for line in rounds]
     mean = [line['mean_weight'] for line in rounds]
@@ -156,7 +153,7 @@ def weight_chart(rounds: Sequence[Round]) -> Picture:
         return Picture(_address(figure), alt, caption)
 
 
-def variance_chart(rounds: Sequence[Round]) -> Picture:
+def variance_chart(rounds: Sequence[Line]) -> Picture:
     """Draw the variance that the pruning of each round added."""
     ratios = [line['variance_ratio'] for line in rounds]
     with _chart('round', 'added variance (ratio)') as (figure, axes):
@@ -176,7 +173,7 @@ def variance_chart(rounds: Sequence[Round]) -> Picture:
         return Picture(_address(figure), alt, caption)
 
 
-def score_chart(rounds: Sequence[Round], edges: Sequence[float]) -> Picture:
+def score_chart(rounds: Sequence[Line], edges: Sequence[float]) -> Picture:
     """Draw the histogram of the scores after each round, as a heat map."""
     counts = np.array([line['score_histogram'] for line in rounds])
     filled = np.flatnonzero(counts.sum(0))
