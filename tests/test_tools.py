@@ -346,6 +346,26 @@ def test_amp_refuses_in_one_line(
     assert message in capsys.readouterr().err.splitlines()[-1]
 
 
+@pytest.mark.parametrize(
+    ('option', 'message'),
+    [
+        ('policy=QuantilePolicy', "policy='QuantilePolicy' is not the config"),
+        ('policy.prune_ration=0.7', 'its settings: prune_ratio'),
+        ('policy.prune_ratio=70%', "prune_ratio must be .* '70%'"),
+        ('delta=2', 'delta must be in .* got 2'),
+        ('rounds=3', 'rounds=3 is not an option of InfoBatch; known: policy'),
+    ],
+)
+def test_a_wrong_option_is_refused_in_one_line(
+    option, message, config, capsys
+):
+    with pytest.raises(SystemExit) as stopped:
+        train.main([str(config), '--infobatch-options', option])
+    assert stopped.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(message, line)
+
+
 def test_a_checkpoint_to_resume_from_is_named(config):
     cfg = load_train(config, '--resume', 'some.pth')
     assert (cfg.resume, cfg.load_from) == (True, 'some.pth')
