@@ -1,6 +1,5 @@
 """Settings of all tests."""
 
-import importlib
 import os
 import sys
 from pathlib import Path
@@ -14,9 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent / 'helpers'))
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import LOOPS, DefaultScope
-from mmengine.runner import _flexible_runner
-from mmengine.runner import runner as runner_module
+from mmengine.registry import DefaultScope
 from torch.utils.data import dataloader
 
 LOADING: WeakSet = WeakSet()
@@ -70,14 +67,3 @@ def _plain_config_text(monkeypatch):
 def _no_default_scope():
     """Forget the scope of the last run, in which registries would look."""
     DefaultScope._instance_dict.clear()
-
-
-@pytest.fixture
-def override(monkeypatch):
-    """Import the registry override, and put the stock loops back after."""
-    monkeypatch.setattr(LOOPS, '_module_dict', dict(LOOPS.module_dict))
-    for module in runner_module, _flexible_runner:
-        for name in 'EpochBasedTrainLoop', 'IterBasedTrainLoop':
-            monkeypatch.setattr(module, name, getattr(module, name))
-    yield importlib.import_module('infobatch_mm.override')
-    del sys.modules['infobatch_mm.override']

@@ -346,6 +346,26 @@ def test_amp_refuses_in_one_line(
     assert message in capsys.readouterr().err.splitlines()[-1]
 
 
+@pytest.mark.parametrize(
+    ('option', 'message'),
+    [
+        ('policy=QuantilePolicy', "policy='QuantilePolicy' is not the config"),
+        ('policy.prune_ration=0.7', 'its settings: prune_ratio'),
+        ('policy.prune_ratio=70%', "prune_ratio must be .* '70%'"),
+        ('delta=2', 'delta must be in .* got 2'),
+        ('rounds=3', 'rounds=3 is not an option of InfoBatch; known: policy'),
+    ],
+)
+def test_a_wrong_option_is_refused_in_one_line(
+    option, message, config, capsys
+):
+    with pytest.raises(SystemExit) as stopped:
+        train.main([str(config), '--infobatch-options', option])
+    assert stopped.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(message, line)
+
+
 def test_a_checkpoint_to_resume_from_is_named(config):
     cfg = load_train(config, '--resume', 'some.pth')
     assert (cfg.resume, cfg.load_from) == (True, 'some.pth')
@@ -478,7 +498,8 @@ def test_overlay_is_what_enable_makes_of_its_stock_twin(schedule):
     options = {key: hook[key] for key in hook if key != 'type'}
     expected = enable(stock, **options).to_dict()
     # The overlays leave defaults out, and mmengine's own loop by epochs in.
-    expected['train_dataloader']['sampler'] = dict(type='InfoBatchSampler')
+    kind = 'infobatch_mm.InfoBatchSampler'
+    expected['train_dataloader']['sampler'] = dict(type=kind)
     expected['custom_imports']['allow_failed_imports'] = False
     if schedule == '50e':
         expected['train_cfg'] = stock.train_cfg.to_dict()

@@ -2,15 +2,14 @@
 
 import argparse
 import logging
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 
-from ..config import enable, type_name
+from ..config import enable, nested_options, type_name
 from ..hook import InfoBatchHook
 from ..host.running import is_resuming
 from ..pruned_run import STATE_KEY
@@ -165,15 +164,6 @@ def set_resume(cfg: Config, resume: str | None) -> None:
         cfg.load_from = None
 
 
-def infobatch_options(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Nest KEY=VALUE settings with dots in their keys."""
-    options = Config()
-    options.merge_from_dict(dict(settings))
-    if 'policy' in options:
-        options.policy.setdefault('type', 'InfoBatchPolicy')
-    return options.to_dict()
-
-
 def apply_mmpretrain_flags(cfg: Config, args: argparse.Namespace) -> None:
     """Do to a config of mmpretrain what its own tool does, in place."""
     if args.no_validate:
@@ -220,8 +210,7 @@ def load_config(args: argparse.Namespace) -> Config:
     if running.is_mmpretrain(cfg):
         apply_mmpretrain_flags(cfg, args)
     if args.infobatch or args.infobatch_options:
-        options = infobatch_options(args.infobatch_options)
-        cfg = enable(cfg, **options)
+        cfg = enable(cfg, **nested_options(args.infobatch_options))
     return cfg
 
 
