@@ -27,8 +27,9 @@ from .suites import ARMS, CORE, HERE, MAP, ROOT, SUITES
 
 RESULTS = HERE / 'RESULTS.md'
 PICTURES = HERE / 'pictures'
-README = ROOT / 'README.md'
-README_BLOCK = 'results'
+# Pages with the table of what pruning saves and costs.
+PAGES = (ROOT / 'README.md', ROOT / 'docs/results.md')
+SUMMARY_BLOCK = 'results'
 
 SWEEP = {0.1: 'infobatch-r0.1', 0.3: 'infobatch-r0.3', 0.5: 'infobatch'}
 SWEEP[0.7] = 'infobatch-r0.7'
@@ -39,7 +40,7 @@ CLASS_ARMS = ['infobatch', 'random', 'short', 'class-balanced']
 CLASS_ARMS += [arm for arm in SWEEP.values() if arm not in CLASS_ARMS]
 
 # The rows of the README's table, in words.
-README_ROWS = {
+SUMMARY_ROWS = {
     'digits': 'digits',
     'digits-near0-three': 'digits, three times as long',
     'digits-rare': 'digits, one of them ten times rarer',
@@ -169,11 +170,11 @@ def draw_all(results_of: Mapping[str, Results], folder: Path) -> None:
 # The table of the README
 
 
-def readme_table(results_of: Mapping[str, Results]) -> str:
+def summary_table(results_of: Mapping[str, Results]) -> str:
     """Return what pruning saves and costs, a row a suite."""
     rows = [['trained on (seeds)', 'samples saved', 'against all data']]
     rows[0] += ['against a shorter schedule', 'against random pruning']
-    for suite, words in README_ROWS.items():
+    for suite, words in SUMMARY_ROWS.items():
         if suite not in results_of:
             continue
         results = results_of[suite]
@@ -187,10 +188,11 @@ def readme_table(results_of: Mapping[str, Results]) -> str:
 
 
 def main() -> None:
-    """Write the blocks of RESULTS.md and of the README, and the pictures."""
+    """Write the blocks of RESULTS.md and of the pages, and the pictures."""
     results_of = read_all()
     text = RESULTS.read_text(encoding='utf-8')
     text = with_blocks(text, blocks(results_of))
     RESULTS.write_text(text, encoding='utf-8')
     draw_all(results_of, PICTURES)
-    write_block(README, README_BLOCK, readme_table(results_of))
+    for page in PAGES:
+        write_block(page, SUMMARY_BLOCK, summary_table(results_of))

@@ -70,8 +70,9 @@ def test_results_and_readme_are_those_of_the_cells():
     text = report.RESULTS.read_text(encoding='utf-8')
     for name, body in report.blocks(results_of).items():
         assert read_block(text, name) == body, f'{name} is stale'
-    table = report.readme_table(results_of)
-    assert is_current(report.README, report.README_BLOCK, table)
+    table = report.summary_table(results_of)
+    for page in report.PAGES:
+        assert is_current(page, report.SUMMARY_BLOCK, table), page
 
 
 def test_every_picture_of_the_results_is_there():
@@ -92,8 +93,8 @@ def test_a_stale_block_is_replaced_and_a_new_one_added():
 
 
 def test_no_row_of_the_readme_claims_more_than_its_interval():
-    table = report.readme_table(report.read_all())
-    assert len(table.splitlines()) == 2 + len(report.README_ROWS)
+    table = report.summary_table(report.read_all())
+    assert len(table.splitlines()) == 2 + len(report.SUMMARY_ROWS)
     assert '| digits (20) | 27% | -0.31 [-0.57, -0.05] | ' in table
 
 

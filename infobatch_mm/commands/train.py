@@ -3,6 +3,7 @@
 import argparse
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
