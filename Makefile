@@ -10,7 +10,8 @@ BIN := $(VENV)/bin
 # torchvision, which does not import beside the CPU build of torch 2.13.0.
 TORCH_CLS ?= torch==2.15.0 torchvision==0.29.2
 VENV_CLS := .venv-cls
-CLS_TESTS := $(wildcard tests/test_cls_*.py) tests/test_compat.py \
+CLS_TESTS := $(wildcard tests/test_cls_*.py) tests/test_benchmarks.py \
+	tests/test_commands.py tests/test_compat.py \
 	tests/test_data_classification.py tests/test_host_names.py \
 	tests/test_import.py tests/test_score_smoothing.py
 
