@@ -21,6 +21,7 @@ class InfoBatchEpochBasedTrainLoop(EpochBasedTrainLoop):
 
     def __init__(self, *args, **kwargs) -> None:  # type: ignore[no-untyped-def]
         super().__init__(*args, **kwargs)
+        find_sampler(self.dataloader)  # or say that it is another one
         self.clock = EpochClock(self._max_iters, len(self.dataloader))
 
     def run_epoch(self) -> None:

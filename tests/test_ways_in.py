@@ -140,6 +140,12 @@ def test_a_hook_without_its_sampler_is_refused(tmp_path):
     check_refused(cfg, TypeError, message)
 
 
+@pytest.mark.parametrize('loop', ['epochs', 'iters'])
+def test_a_loop_of_ours_without_hook_and_sampler_is_refused(tmp_path, loop):
+    cfg = light.config(tmp_path, LOOPS[loop], pruned=False)
+    check_refused(cfg, TypeError, 'to be an InfoBatchSampler, but it is')
+
+
 def test_a_sampler_iterates_outside_of_a_run(tmp_path):
     cfg = light.config(tmp_path, LOOPS['stock_epochs'])
     loader = toys.Runner.build_dataloader(cfg.train_dataloader, seed=7)
