@@ -1,6 +1,6 @@
 """The conductor: plans rounds, hands out weights, collects losses."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,12 +14,20 @@ from torch import Tensor
 from . import binding
 from .checkpoint import bind_checkpoint_hooks
 from .clock import Stopwatch
-from .ledger import Ledger
+from .heads import follow_samples
+from .ledger import Ledger, copy_to_device
 from .policies import build_policy
 from .pruning import Plan
+from .reach import (
+    check_unweighted,
+    inner_model,
+    refuse_unreached,
+    unreached_parameters,
+)
 from .records import RunRecords, score_histogram, summary_table
 from .schedule import announce_max_iters, step_schedulers
 from .scores import ScoreBoard
+from .training_step import end_step, record_step
 
 # The entry of a checkpoint.
 STATE_KEY = 'infobatch'
@@ -58,6 +66,11 @@ class InfoBatchHook(Hook):
         warmup_rounds (int): Number of rounds at the start of the run that
             use all data, while scores are taken. Defaults to 0; the first
             round, which has no scores, uses all data in any case.
+        unweighted (str | list[str]): What to do if a part of the loss passes
+            by the weights of the samples, which is looked for before the
+            first step. ``'refuse'`` (default): stop. ``'allow'``: do not
+            look. A list of names of parameters, or of modules: only these may
+            get a gradient from such a part, for instance a weight penalty.
     """
 
     # After ParamSchedulerHook (70), whose steps the clock completes, and
@@ -73,7 +86,9 @@ class InfoBatchHook(Hook):
         score: str = 'image_mean',
         score_momentum: float = 0.0,
         warmup_rounds: int = 0,
+        unweighted: str | Sequence[str] = 'refuse',
     ) -> None:
+        check_unweighted(unweighted)
         if score not in SCORES:
             raise ValueError(
                 f'score={score!r} is not known; there are {", ".join(SCORES)}'
@@ -93,7 +108,10 @@ class InfoBatchHook(Hook):
         self.score = score
         self.score_momentum = score_momentum
         self.warmup_rounds = warmup_rounds
+        self.unweighted = unweighted
         self.ledger = Ledger(class_balanced=score == 'class_balanced')
+        # The look before the first step finds those by itself.
+        self.ledger.guards_parameters = False
         self.plan: Plan | None = None
         self.samples_done = 0
         self.round = 0
@@ -121,6 +139,9 @@ class InfoBatchHook(Hook):
         self.clock = binding.clock_of(loop)
         for head in self.heads.values():
             head.infobatch_ledger = self.ledger
+        self.training_heads = binding.training_heads(runner.model)
+        follow_samples(inner_model(runner.model), self.ledger)
+        self.has_looked = self.unweighted == 'allow'
         bind_checkpoint_hooks(runner, self)
         self.is_epoch_based = isinstance(loop, EpochBasedTrainLoop)
         self.batch_size = binding.global_batch_size(loader, get_world_size())
@@ -293,10 +314,15 @@ class InfoBatchHook(Hook):
         """Look up the weights of the batch by the ids that came with it."""
         with self._counted():
             ids, slots = self._ids(data_batch)
+            samples, slots = ids.tolist(), self._to_device(slots)
+            weights = self._to_device(self.weights.index_select(0, ids))
+            if not self.has_looked:
+                self.ledger.open(slots, 0 * weights, samples=samples)
+                self._look_for_unweighted(runner, data_batch)
             self.ledger.open(
-                self._to_device(slots),
-                self._to_device(self.weights.index_select(0, ids)),
+                slots, weights, samples=samples, nowhere=self.board.unscored
             )
+            record_step(runner.model, data_batch, self.ledger)
             self.samples_seen += len(ids) * self.sampler.world_size
 
     def after_train_iter(
@@ -308,7 +334,8 @@ class InfoBatchHook(Hook):
     ) -> None:
         """Score the batch and advance the clock."""
         with self._counted():
-            binding.check_reported(self.heads, self.ledger)
+            end_step(runner.model)
+            binding.check_reported(self.training_heads, self.ledger)
             self.board.update(*self.ledger.close())
             self.samples_done += self.batch_size
             for _ in range(self.clock.tick() - 1):
@@ -324,11 +351,19 @@ class InfoBatchHook(Hook):
         elsewhere = torch.tensor(refetched)
         return ids, ids.masked_fill(elsewhere, self.board.unscored)
 
+    def _look_for_unweighted(self, runner: Any, data_batch: Any) -> None:
+        """Refuse a loss of which a part passes by the weights."""
+        names = unreached_parameters(
+            runner.model, data_batch, runner.optim_wrapper
+        )
+        if names is None:
+            return
+        allowed = () if self.unweighted == 'refuse' else self.unweighted
+        refuse_unreached(names, allowed)
+        self.has_looked = True
+
     def _to_device(self, tensor: Tensor) -> Tensor:
-        """Copy a small host tensor without waiting for the device."""
-        if self.device.type == 'cuda':
-            tensor = tensor.pin_memory()
-        return tensor.to(self.device, non_blocking=True)
+        return copy_to_device(tensor, self.device)
 
     # Checkpoints
 
