@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from mmengine.logging import MessageHub
-from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -39,7 +38,7 @@ def check_unweighted(unweighted: Any) -> None:
 def inner_model(model: nn.Module) -> nn.Module:
     """Return the model within a DDP wrapper."""
     is_ddp = isinstance(model, DistributedDataParallel)
-    return model.module if is_model_wrapper(model) and is_ddp else model
+    return model.module if is_ddp else model  # type: ignore[return-value]
 
 
 class _DryWrapper:

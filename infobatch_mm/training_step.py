@@ -28,7 +28,8 @@ def record_step(model: nn.Module, batch: Any, ledger: Ledger) -> None:
     ledger.is_open = False
     stock = vars(model).get('train_step')  # there is one if it is compiled
     # A partial, since the copy of a model that has one calls the copy.
-    model.train_step = partial(_recorded, model, stock, batch, ledger)
+    recorded: Any = partial(_recorded, model, stock, batch, ledger)
+    model.train_step = recorded
 
 
 def end_step(model: nn.Module) -> None:

@@ -58,9 +58,10 @@ def copied(value: Any, memo: dict[int, Any], *, objects: bool = True) -> Any:
 
 
 def _copied(value: Any, memo: dict[int, Any], objects: bool) -> Any:
-    if isinstance(value, (Tensor, torch.Generator)):
-        is_tensor = isinstance(value, Tensor)
-        return value.clone() if is_tensor else value.clone_state()
+    if isinstance(value, Tensor):
+        return value.clone()
+    if isinstance(value, torch.Generator):
+        return value.clone_state()
     if isinstance(value, (np.ndarray, np.random.Generator)):
         return copy.deepcopy(value)
     if type(value) is tuple:

@@ -5,14 +5,14 @@ have no label, but would count in the mean over all pixels, so that the score
 of an image would depend on those beside it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from .rows import samples_in
+from .rows import sample_lists
 
 
 class Own(NamedTuple):
@@ -39,16 +39,20 @@ class Own(NamedTuple):
 
 def own_parts(args: Any, kwargs: Any) -> list[Own] | None:
     """Return where each image of a head's call lies, if any is padded."""
-    parts = [_own_part(sample) for sample in samples_in(args, kwargs) or ()]
-    if None in parts or all(part.share == 1 for part in parts):  # type: ignore[union-attr]
-        return None
-    return parts  # type: ignore[return-value]
+    for samples in sample_lists(args, kwargs):
+        found = [_own_part(sample) for sample in samples]
+        parts = [part for part in found if part is not None]
+        if len(parts) == len(samples):
+            is_padded = any(part.share < 1 for part in parts)
+            return parts if is_padded else None
+    return None
 
 
 def _own_part(sample: Any) -> Own | None:
     """Read what mmseg's stack_batch writes; None where it was not used."""
-    read = sample.get if isinstance(sample, Mapping) else partial(_get, sample)
-    padding, padded = read('padding_size'), read('pad_shape')
+    if not isinstance(sample, dict):
+        sample = vars(sample)
+    padding, padded = sample.get('padding_size'), sample.get('pad_shape')
     if padding is None or padded is None:
         return None
     left, right, top, bottom = padding
@@ -58,10 +62,6 @@ def _own_part(sample: Any) -> Own | None:
         slice(left, width - right),
         (height, width),
     )
-
-
-def _get(sample: Any, name: str) -> Any:
-    return getattr(sample, name, None)
 
 
 @contextmanager

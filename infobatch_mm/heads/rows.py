@@ -7,7 +7,7 @@ none (the loss modules of mmpretrain, SAN of mmseg), to the nearest call around
 it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -34,44 +34,38 @@ class Noted(NamedTuple):
 
 def index_of(sample: Any) -> int | None:
     """Return the id in a data sample, or in its metainfo."""
-    if isinstance(sample, Mapping):
+    if isinstance(sample, dict):
         return sample.get(INDEX)
     return getattr(sample, INDEX, None)
 
 
-def samples_in(args: Any, kwargs: Any) -> Sequence[Any] | None:
-    """Return the data samples among the arguments of a call, if any.
-
-    If there are several lists, as for the mask heads, the one with ids.
-    """
-    lists = [
+def sample_lists(args: Any, kwargs: Any) -> list[Sequence[Any]]:
+    """Return the lists of data samples among the arguments of a call."""
+    return [
         value
         for value in (*args, *kwargs.values())
         if isinstance(value, (list, tuple))
         and value
-        and isinstance(value[0], (BaseDataElement, Mapping))
+        and isinstance(value[0], (BaseDataElement, dict))
     ]
-    for samples in lists:
-        if any(index_of(sample) is not None for sample in samples):
-            return samples
-    return lists[0] if lists else None
 
 
 def note(outer: Noted | None, args: Any, kwargs: Any) -> Noted | None:
     """Return the samples that a call was given, or else the one around it.
 
-    Samples of another kind than those around may lack ids: they are parts of
-    them, as the tasks of a MultiTaskHead and the instances of SAN are.
+    Of several lists, as the mask heads get, it is the one with ids. Samples
+    of another kind than those around may lack ids: they are parts of them, as
+    the tasks of a MultiTaskHead and the instances of SAN are.
     """
-    samples = samples_in(args, kwargs)
-    if samples is None:
-        return outer
-    ids = [index_of(sample) for sample in samples]
-    found = Noted(ids, type(samples[0]))
-    has_ids = any(index is not None for index in ids)
-    if outer is None or has_ids or found.kind is outer.kind:
-        return found
-    return outer
+    found = outer
+    for samples in sample_lists(args, kwargs):
+        ids = [index_of(sample) for sample in samples]
+        own = Noted(ids, type(samples[0]))
+        if any(index is not None for index in ids):
+            return own
+        if outer is None or own.kind is outer.kind:
+            found = own
+    return found
 
 
 @contextmanager
@@ -95,8 +89,11 @@ def rows_of(head: Any, args: Any, kwargs: Any) -> Rows:
     if ledger.samples is None:
         return Rows(ledger.weights)
     noted = note(ledger.noted, args, kwargs)
-    ids = None if noted is None else noted.ids
-    if ids is None or None in ids:
+    if noted is not None and noted.ids == ledger.samples:
+        return ledger.rows(ledger.samples)
+    found = [None] if noted is None else noted.ids
+    ids = [index for index in found if index is not None]
+    if len(ids) < len(found):
         raise RuntimeError(
             f'{type(head).__name__} computed a loss in a training step from '
             f'samples that carry no {INDEX}, so it cannot be told which '

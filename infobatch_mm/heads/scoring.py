@@ -83,7 +83,7 @@ def score_image_by_image(head: Any, call: SeamCall) -> Tensor:
     whole = dict(bound.arguments)
     images, axis = len(call.weights), head.infobatch_batch_axis
     devices = sorted({t.device.index for t in tensors_in(whole) if t.is_cuda})
-    own = own_parts(call.args, call.kwargs) or [None] * images
+    parts: Any = own_parts(call.args, call.kwargs)
     losses_of = head.infobatch_loss_modules()
     scores = []
     with (
@@ -97,7 +97,7 @@ def score_image_by_image(head: Any, call: SeamCall) -> Tensor:
             state.renew()
             bound.arguments.update(_select(whole, image, axis))
             try:
-                with cropped(losses_of, own[image]):
+                with cropped(losses_of, parts and parts[image]):
                     losses = alone(*bound.args, **bound.kwargs)
                 scores.append(total_loss(losses))
             except RuntimeError:

@@ -39,7 +39,8 @@ def swap_class(module: nn.Module, mixin: Any) -> None:
     change the keys, and a function set on the instance would, in a copy (an
     EMAHook makes one), call the original.
     """
-    module.__class__ = _swapped_class(mixin, type(module))
+    stock: Any = type(module)
+    module.__class__ = _swapped_class(mixin, stock)
 
 
 @functools.cache
