@@ -156,10 +156,10 @@ def check_reported(heads: dict[str, WeightedHeadMixin], ledger: Any) -> None:
     if silent:
         raise RuntimeError(
             'these heads did not call their loss_by_feat, or loss_module, in '
-            'a training step, so their gradients were not weighted: '
-            f'{", ".join(silent)}. A head that has no part in the loss must '
-            'be frozen or removed, and a train loop must call train_step of '
-            'the model with the whole batch'
+            'a training step (a call of train_step of the model with the '
+            'batch of the loop), so their gradients were not weighted. Freeze '
+            'or remove a head that has no part in the loss: '
+            f'{", ".join(silent)}'
         )
 
 

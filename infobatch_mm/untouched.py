@@ -11,7 +11,7 @@ import copy
 import random
 from collections import deque
 from collections.abc import Iterable, Iterator
-from types import FunctionType, MethodType, ModuleType
+from types import CellType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -67,7 +67,8 @@ def _copied(value: Any, memo: dict[int, Any], objects: bool) -> Any:
     if type(value) is tuple:
         return tuple(copied(v, memo, objects=objects) for v in value)
     is_container = isinstance(value, (list, dict, set, deque))
-    if not (objects or is_container):
+    # One that cleans up when it goes would do so for the original.
+    if not (objects or is_container) or hasattr(type(value), '__del__'):
         return value
     try:
         twin = copy.copy(value)
@@ -95,7 +96,7 @@ class _Kept:
         self.tables = [
             name
             for name in ('_parameters', '_modules', '_buffers')
-            if self.before.get(name)
+            if name in self.before
         ]
         self.changing = [
             name
@@ -120,18 +121,45 @@ class _Kept:
         self.own.update(self.before)
 
 
+class _KeptCell:
+    """A variable that a function shares with where it was defined."""
+
+    def __init__(self, cell: CellType) -> None:
+        self.cell, self.before = cell, cell.cell_contents
+
+    def renew(self, memo: dict[int, Any]) -> None:
+        """Let the function work on a fresh copy."""
+        self.cell.cell_contents = copied(self.before, memo, objects=False)
+
+    def put_back(self) -> None:
+        """Let the function have what it had."""
+        self.cell.cell_contents = self.before
+
+
 class Untouched:
     """A block in which objects work on copies of their state.
 
     Args:
-        owners (Iterable): Modules, or other objects.
+        owners (Iterable): Modules, or other objects. What the hooks of the
+            modules write to is kept with them.
     """
 
     def __init__(self, owners: Iterable[Any]) -> None:
-        self._owners = [each for each in owners if not _is_stateless(each)]
+        self._owners = list(owners)
 
     def __enter__(self) -> 'Untouched':
-        self._kept = [_Kept(owner) for owner in self._owners]
+        unique = {id(each): each for each in self._owners}
+        cells: dict[int, CellType] = {}
+        for module in self._owners:
+            for function in _hooks_of(module):
+                unique.update((id(o), o) for o in _objects_of(function))
+                cells.update((id(c), c) for c in _cells_of(function))
+        self._kept: list[_Kept | _KeptCell] = [
+            _Kept(owner)
+            for owner in unique.values()
+            if not _is_stateless(owner)
+        ]
+        self._kept += [_KeptCell(cell) for cell in cells.values()]
         self.renew()
         return self
 
@@ -148,9 +176,38 @@ class Untouched:
 
 def _is_stateless(owner: Any) -> bool:
     """Tell whether it is a layer of PyTorch's own without a buffer."""
-    return type(owner).__module__.startswith('torch.nn.modules.') and not (
-        owner._buffers
-    )
+    is_of_torch = type(owner).__module__.startswith('torch.nn.modules.')
+    return is_of_torch and not owner._buffers
+
+
+def _hooks_of(module: Any) -> list[Any]:
+    """Return the functions that are called when a module is."""
+    if not isinstance(module, nn.Module):
+        return []
+    tables = (module._forward_pre_hooks, module._forward_hooks)
+    return [function for table in tables for function in table.values()]
+
+
+def _cells_of(function: Any) -> list[CellType]:
+    """Return the variables of a function from outside that may change."""
+    return [
+        cell
+        for cell in getattr(function, '__closure__', None) or ()
+        if isinstance(cell.cell_contents, (list, dict, set, deque, int))
+    ]
+
+
+def _objects_of(function: Any) -> list[Any]:
+    """Return what a function, a method or a callable object can write to."""
+    reached = [function, getattr(function, '__self__', None)]
+    for cell in getattr(function, '__closure__', None) or ():
+        reached.append(cell.cell_contents)
+    return [
+        each
+        for each in reached
+        if hasattr(each, '__dict__')
+        and not isinstance(each, (*_NEVER_CHANGED, Tensor, dict, list))
+    ]
 
 
 class UntouchedRandomness:
