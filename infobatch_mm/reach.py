@@ -16,7 +16,7 @@ from mmengine.logging import MessageHub
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from .untouched import Untouched, UntouchedRandomness, every_module
+from .host.untouched import Untouched, UntouchedRandomness, every_module
 
 Step = Callable[[nn.Module, Any, Any], Any]
 _MOST_NAMES = 8

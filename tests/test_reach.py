@@ -13,9 +13,11 @@ from mmengine.dataset import pseudo_collate
 from mmengine.logging import MessageHub
 from mmengine.optim import OptimWrapper
 from mmengine.registry import DATASETS, MODELS
+from mmengine.runner import Runner
 from torch import nn
 
 from infobatch_mm import InfoBatchHook
+from infobatch_mm.heads import attach
 from infobatch_mm.ledger import Ledger
 from infobatch_mm.reach import refuse_unreached, unreached_parameters
 
@@ -152,6 +154,40 @@ def test_it_looks_again_when_a_run_is_resumed(tmp_path):
     cfg.resume = True
     with pytest.raises(ValueError, match='still get a gradient'):
         toys.train(cfg)
+
+
+@MODELS.register_module()
+class Teaching(light.LightModel):
+    """Learn from labels that a frozen teacher with a head corrects."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.teacher = light.LightHead().requires_grad_(False)
+
+    def forward(self, inputs, data_samples, mode):
+        with torch.no_grad():
+            self.teacher.fc(torch.stack(inputs))
+        return super().forward(inputs, data_samples, mode)
+
+
+@pytest.mark.parametrize('weighted', [False, True])
+def test_a_frozen_head_may_be_silent(tmp_path, weighted):
+    cfg = light.config(tmp_path, LOOP)
+    cfg.model.type = 'Teaching'
+    runner = Runner.from_cfg(cfg)
+    if weighted:
+        attach(runner.model.teacher)
+    runner.train()
+    assert toys.hook_of(runner).board.scores.isfinite().all()
+
+
+def test_a_silent_head_that_trains_is_an_error(tmp_path):
+    cfg = light.config(tmp_path, LOOP)
+    cfg.model.type = 'Teaching'
+    runner = Runner.from_cfg(cfg)
+    attach(runner.model.teacher).requires_grad_()
+    with pytest.raises(RuntimeError, match='no part in the loss: teacher$'):
+        runner.train()
 
 
 # It leaves no trace

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from infobatch_mm.untouched import (
+from infobatch_mm.host.untouched import (
     Untouched,
     UntouchedRandomness,
     every_module,

@@ -17,7 +17,7 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor
 
 from ..host.losses import one_process
-from ..untouched import Untouched, UntouchedRandomness
+from ..host.untouched import Untouched, UntouchedRandomness
 from .padding import cropped, own_parts
 
 Losses = dict[str, Tensor]

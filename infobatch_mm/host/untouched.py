@@ -4,7 +4,9 @@ The state of a module is all that it holds beside its parameters and children:
 buffers and plain attributes, such as a counter, a list or an object with
 running statistics. For the time of a block a module works on copies of what
 can change in place; after it the originals are there again, which nobody has
-touched.
+touched. PyTorch has no public way to give a module other buffers and put the
+old ones back, so the tables ``_buffers``, ``_parameters``, ``_modules``,
+``_forward_hooks`` and ``_forward_pre_hooks`` of ``nn.Module`` are used here.
 """
 
 import copy
@@ -19,7 +21,7 @@ import torch
 from mmengine.config import ConfigDict
 from torch import Tensor, nn
 
-from .ledger import Ledger
+from ..ledger import Ledger
 
 _OF_TORCH = frozenset(vars(nn.Module()))  # beside buffers: its bookkeeping
 _NEVER_CHANGED = (
@@ -188,20 +190,30 @@ def _hooks_of(module: Any) -> list[Any]:
     return [function for table in tables for function in table.values()]
 
 
+def _variables_of(function: Any) -> list[tuple[CellType, Any]]:
+    """Return the variables of a function from outside, and their values."""
+    found = []
+    for cell in getattr(function, '__closure__', None) or ():
+        try:
+            found.append((cell, cell.cell_contents))
+        except ValueError:  # not set so far
+            continue
+    return found
+
+
 def _cells_of(function: Any) -> list[CellType]:
     """Return the variables of a function from outside that may change."""
     return [
         cell
-        for cell in getattr(function, '__closure__', None) or ()
-        if isinstance(cell.cell_contents, (list, dict, set, deque, int))
+        for cell, value in _variables_of(function)
+        if isinstance(value, (list, dict, set, deque, int))
     ]
 
 
 def _objects_of(function: Any) -> list[Any]:
     """Return what a function, a method or a callable object can write to."""
     reached = [function, getattr(function, '__self__', None)]
-    for cell in getattr(function, '__closure__', None) or ():
-        reached.append(cell.cell_contents)
+    reached += [value for _, value in _variables_of(function)]
     return [
         each
         for each in reached
