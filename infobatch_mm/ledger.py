@@ -115,7 +115,9 @@ class Ledger:
         places = copy_to_device(torch.tensor(where), self.weights.device)
         return Rows(self.weights.index_select(0, places), places)
 
-    def record(self, reporter: Any, losses: Tensor, rows: Any = None) -> None:
+    def record(
+        self, reporter: Any, losses: Tensor, rows: Rows | None = None
+    ) -> None:
         """Add the losses of one head, shape (R,), to those of the batch.
 
         The loss of a sample of which the head has several rows is their mean.
