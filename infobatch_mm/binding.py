@@ -121,9 +121,14 @@ def find_heads(model: nn.Module) -> dict[str, WeightedHeadMixin]:
 
     Raises:
         ValueError: If there is none, or if a module that computes a loss is
-            not within a weighted head.
+            not within a weighted head. A frozen one (a teacher's) need not
+            be.
     """
-    heads = dict(outermost_heads(model))
+    heads = {
+        name: head
+        for name, head in outermost_heads(model)
+        if isinstance(seam_of(head), WeightedHeadMixin) or not is_frozen(head)
+    }
     seams = {name: seam_of(head) for name, head in heads.items()}
     unweighted = [
         f'{name} ({type(heads[name]).__name__})'
@@ -145,6 +150,22 @@ def find_heads(model: nn.Module) -> dict[str, WeightedHeadMixin]:
             ' head=<the present config>) for mmpretrain'
         )
     return seams  # type: ignore[return-value]
+
+
+def is_frozen(module: nn.Module) -> bool:
+    """Tell whether a module has parameters, and none of them trains."""
+    trains = [parameter.requires_grad for parameter in module.parameters()]
+    return bool(trains) and not any(trains)
+
+
+def training_heads(model: nn.Module) -> dict[str, Any]:
+    """Return what is weighted, by the names of the heads that train.
+
+    The frozen heads of a teacher may never be asked for a loss.
+    """
+    heads = dict(outermost_heads(model))
+    seams = find_heads(model)
+    return {n: each for n, each in seams.items() if not is_frozen(heads[n])}
 
 
 def check_class_balanced(heads: dict[str, WeightedHeadMixin]) -> None:
@@ -170,7 +191,9 @@ def check_reported(heads: dict[str, WeightedHeadMixin], ledger: Any) -> None:
     if silent:
         raise RuntimeError(
             'these heads did not call their loss_by_feat, or loss_module, in '
-            'a training step, so their gradients were not weighted: '
+            'a training step (a call of train_step of the model with the '
+            'batch of the loop), so their gradients were not weighted. Freeze '
+            'or remove a head that has no part in the loss: '
             f'{", ".join(silent)}'
         )
 

@@ -1,6 +1,6 @@
 """The hook: what happens in a run, told to the parts of pruning."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from mmengine.registry import HOOKS
 from torch import Tensor
 
 from . import binding, ranks, records
+from .heads import follow_samples
 from .host.checkpoint import bind_checkpoint_hooks
 from .host.loading import allow_resuming
 from .host.running import (
@@ -18,11 +19,18 @@ from .host.running import (
     step_schedulers,
     steps_schedulers,
 )
-from .ledger import Ledger
+from .ledger import Ledger, copy_to_device
 from .pruned_run import STATE_KEY, PrunedRun, check_seed
 from .pruning.prune_ratio import is_number
 from .pruning.registry import build_policy
+from .reach import (
+    check_unweighted,
+    inner_model,
+    refuse_unreached,
+    unreached_parameters,
+)
 from .scores import ScoreBoard
+from .training_step import end_step, record_step
 
 SCORES = ('image_mean', 'class_balanced')
 
@@ -59,6 +67,11 @@ class InfoBatchHook(Hook):
         warmup_rounds (int): Number of rounds at the start of the run that
             use all data, while scores are taken. Defaults to 0; the first
             round, which has no scores, uses all data in any case.
+        unweighted (str | list[str]): What to do if a part of the loss passes
+            by the weights of the samples, which is looked for before the
+            first step. ``'refuse'`` (default): stop. ``'allow'``: do not
+            look. A list of names of parameters, or of modules: only these may
+            get a gradient from such a part, for instance a weight penalty.
 
     Attributes:
         run (PrunedRun, optional): The state of the run, once it has begun.
@@ -81,7 +94,9 @@ class InfoBatchHook(Hook):
         score: str = 'image_mean',
         score_momentum: float = 0.0,
         warmup_rounds: int = 0,
+        unweighted: str | Sequence[str] = 'refuse',
     ) -> None:
+        check_unweighted(unweighted)
         if score not in SCORES:
             raise ValueError(
                 f'score={score!r} is not known; there are {", ".join(SCORES)}'
@@ -103,7 +118,10 @@ class InfoBatchHook(Hook):
         self.score = score
         self.score_momentum = score_momentum
         self.warmup_rounds = warmup_rounds
+        self.unweighted = unweighted
         self.ledger = Ledger(class_balanced=score == 'class_balanced')
+        # The look before the first step finds those by itself.
+        self.ledger.guards_parameters = False
         self._resumed: Mapping[str, Any] | None = None
 
     def __getattr__(self, name: str) -> Any:
@@ -135,6 +153,9 @@ class InfoBatchHook(Hook):
             binding.check_class_balanced(self.heads)
         for head in self.heads.values():
             head.infobatch_ledger = self.ledger
+        self.training_heads = binding.training_heads(runner.model)
+        follow_samples(inner_model(runner.model), self.ledger)
+        self.has_looked = self.unweighted == 'allow'
         bind_checkpoint_hooks(runner, self)
         self.device = next(runner.model.parameters()).device
         self.steps_schedulers = steps_schedulers(runner)
@@ -272,10 +293,15 @@ class InfoBatchHook(Hook):
         binding.check_same_loader(runner.train_dataloader, self.loader)
         with run.times.counted():
             self.ids, slots = self._ids(data_batch)
+            samples, slots = self.ids.tolist(), self._to_device(slots)
+            weights = self._to_device(run.weights.index_select(0, self.ids))
+            if not self.has_looked:
+                self.ledger.open(slots, 0 * weights, samples=samples)
+                self._look_for_unweighted(runner, data_batch)
             self.ledger.open(
-                self._to_device(slots),
-                self._to_device(run.weights.index_select(0, self.ids)),
+                slots, weights, samples=samples, nowhere=run.board.unscored
             )
+            record_step(runner.model, data_batch, self.ledger)
 
     def after_train_iter(
         self,
@@ -291,7 +317,8 @@ class InfoBatchHook(Hook):
         run = self.run
         assert run is not None
         with run.times.counted():
-            binding.check_reported(self.heads, self.ledger)
+            end_step(runner.model)
+            binding.check_reported(self.training_heads, self.ledger)
             run.board.update(*self.ledger.close())
             ticks = run.end_step(self.ids)
             if self.steps_schedulers:
@@ -309,11 +336,19 @@ class InfoBatchHook(Hook):
         elsewhere = torch.tensor(refetched)
         return ids, ids.masked_fill(elsewhere, self.run.board.unscored)
 
+    def _look_for_unweighted(self, runner: Any, data_batch: Any) -> None:
+        """Refuse a loss of which a part passes by the weights."""
+        names = unreached_parameters(
+            runner.model, data_batch, runner.optim_wrapper
+        )
+        if names is None:
+            return
+        allowed = () if self.unweighted == 'refuse' else self.unweighted
+        refuse_unreached(names, allowed)
+        self.has_looked = True
+
     def _to_device(self, tensor: Tensor) -> Tensor:
-        """Copy a small host tensor without waiting for the device."""
-        if self.device.type == 'cuda':
-            tensor = tensor.pin_memory()
-        return tensor.to(self.device, non_blocking=True)
+        return copy_to_device(tensor, self.device)
 
     # Checkpoints
 

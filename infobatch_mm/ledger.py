@@ -1,60 +1,162 @@
 """What is known of the batch in flight."""
 
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
+
+
+class Rows(NamedTuple):
+    """The rows of the batch that a head has been given.
+
+    Attributes:
+        weights (Tensor): Gradient weight of each row, float32, (R,).
+        places (Tensor, optional): The place of each row's sample in the batch
+            of the data loader, int64, (R,); None where they are the same.
+    """
+
+    weights: Tensor
+    places: Tensor | None = None
 
 
 class Ledger:
     """Ids and weights of the batch in flight, and the losses it gave.
 
-    The hook opens it before each training step and closes it after; the
-    weighted heads read the weights and record the losses of their images.
-    While it is closed (validation, a copy of the model) they act as stock
-    heads. A copied or unpickled ledger is a new, closed one, so a copy of a
-    model never records for the original.
+    The hook begins a batch before each training step and ends it after; the
+    weighted heads read the weights and record the losses of their images, but
+    only while the ledger is open, which is within the step itself. While it
+    is closed (a hook's own losses, validation, a copy of the model) they act
+    as stock heads. A copied or unpickled ledger is a new, closed one, so a
+    copy of a model never records for the original.
 
     Args:
         class_balanced (bool): Whether heads average the pixel losses of an
             image over its classes before they record them.
+
+    Attributes:
+        is_open (bool): Whether heads weight and record.
+        samples (list[int], optional): Sample ids of the batch, by which heads
+            find the weight of each of their rows. None: by their place.
+        guards_parameters (bool): Whether heads refuse a loss with parameters
+            of its own. The hook finds those by itself (``reach.py``).
+        noted (Any): The samples that the call under way was given; see
+            ``heads/rows.py``.
     """
 
     def __init__(self, *, class_balanced: bool = False) -> None:
         self.class_balanced = class_balanced
+        self.is_open = False
+        self.guards_parameters = True
         self.ids: Tensor | None = None
         self.weights: Tensor | None = None
+        self.samples: list[int] | None = None
+        self.noted: Any = None
+        self._nowhere = 0
+        self._forget()
+
+    def _forget(self) -> None:
         self.losses: Tensor | None = None
         self.reporters: list[Any] = []
+        self._missing: set[int] = set(range(len(self.samples or ())))
 
-    @property
-    def is_open(self) -> bool:
-        """bool: Whether a training step is under way."""
-        return self.weights is not None
-
-    def open(self, ids: Tensor, weights: Tensor) -> None:
+    def open(
+        self,
+        ids: Tensor,
+        weights: Tensor,
+        *,
+        samples: Sequence[int] | None = None,
+        nowhere: int = 0,
+    ) -> None:
         """Begin a batch.
 
         Args:
             ids (Tensor): Where the score of each image goes, int64, (B,).
             weights (Tensor): Gradient weight of each image, float32, (B,).
+            samples (Sequence[int], optional): Sample ids of the batch.
+            nowhere (int): Where the score of a sample goes that the model has
+                left out of its loss.
         """
         self.ids, self.weights = ids, weights
-        self.losses = None
-        self.reporters = []
+        self.samples = None if samples is None else list(samples)
+        self._nowhere = nowhere
+        self._forget()
+        self.is_open = True
 
-    def record(self, reporter: Any, losses: Tensor) -> None:
-        """Add the losses of one head, shape (B,), to those of the batch."""
+    @contextmanager
+    def open_again(self) -> Iterator[None]:
+        """Be open within a block, and know nothing from before it."""
+        self._forget()
+        self.is_open = True
+        try:
+            yield
+        finally:
+            self.is_open = False
+
+    def rows(self, samples: list[int] | None) -> Rows:
+        """Return the rows of a head that was given these samples.
+
+        Raises:
+            KeyError: If one of them is not of the batch.
+        """
+        assert self.weights is not None
+        if samples == self.samples:
+            self._missing = set()
+            return Rows(self.weights)
+        assert samples is not None and self.samples is not None
+        # The first place of a sample that the batch holds twice.
+        order = {
+            sample: place
+            for place, sample in reversed(list(enumerate(self.samples)))
+        }
+        where = [order[sample] for sample in samples]
+        self._missing -= set(where)
+        places = copy_to_device(torch.tensor(where), self.weights.device)
+        return Rows(self.weights.index_select(0, places), places)
+
+    def record(
+        self, reporter: Any, losses: Tensor, rows: Rows | None = None
+    ) -> None:
+        """Add the losses of one head, shape (R,), to those of the batch.
+
+        The loss of a sample of which the head has several rows is their mean.
+        """
         losses = losses.detach().float()
+        if rows is not None and rows.places is not None:
+            losses = self._mean_by_sample(losses, rows.places)
         self.losses = losses if self.losses is None else self.losses + losses
         self.reporters.append(reporter)
 
+    def _mean_by_sample(self, losses: Tensor, places: Tensor) -> Tensor:
+        assert self.weights is not None
+        zeros = losses.new_zeros(len(self.weights))
+        counts = zeros.index_add(0, places, torch.ones_like(losses))
+        return zeros.index_add(0, places, losses) / counts.clamp(min=1)
+
     def close(self) -> tuple[Tensor, Tensor]:
         """End the batch and return its ids and losses, each (B,)."""
-        assert self.ids is not None and self.losses is not None
+        if self.ids is None or self.losses is None:
+            raise RuntimeError(
+                'no weighted head has computed a loss in a training step, so '
+                'nothing was weighted. Train this model without InfoBatch'
+            )
         ids, losses = self.ids, self.losses
-        self.ids = self.weights = self.losses = None
-        self.reporters = []
+        if self._missing and self.samples is not None:
+            missing = [i in self._missing for i in range(len(self.samples))]
+            mask = copy_to_device(torch.tensor(missing), ids.device)
+            ids = ids.masked_fill(mask, self._nowhere)
+        self.ids = self.weights = self.samples = None
+        self.is_open = False
+        self._forget()
         return ids, losses
 
     def __reduce__(self) -> tuple[type['Ledger'], tuple[()]]:
         return Ledger, ()
+
+
+def copy_to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a small host tensor without waiting for the device."""
+    if device.type == 'cuda':
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)

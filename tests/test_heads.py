@@ -8,6 +8,7 @@ import torch
 import toys
 from mmengine.config import Config
 from mmengine.structures import PixelData
+from mmseg.models.losses import cross_entropy_loss
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from processes import run_code
@@ -193,13 +194,55 @@ def test_scoring_leaves_the_random_state_alone(loss):
 
 
 def test_a_failing_stock_loss_leaves_cross_entropy_as_it_was():
-    stock = torch.nn.functional.cross_entropy
+    stock = torch.nn.functional
     head = build(toys.weighted(toys.fcn_head()))
     samples = labels(4)
     samples[0].gt_sem_seg.data[:] = head.num_classes
     with pytest.raises(IndexError, match='out of bounds'):
         scores_of(head, torch.zeros(4, 11, 16, 16), samples)
-    assert torch.nn.functional.cross_entropy is stock
+    assert cross_entropy_loss.F is stock
+
+
+class CountingLoss(nn.Module):
+    """A loss that counts its calls, in a buffer and in plain attributes."""
+
+    loss_name = 'loss_counting'
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer('steps', torch.zeros(()))
+        self.count, self.sizes = 0, []
+
+    def forward(self, logits, label, **kwargs):
+        self.steps += 1
+        self.count += 1
+        self.sizes.append(len(logits))
+        return logits.mean() * self.count * self.steps
+
+
+def test_a_loss_that_counts_its_calls_counts_the_steps():
+    stock, head = pair(toys.fcn_head())
+    stock.loss_decode, head.loss_decode = CountingLoss(), CountingLoss()
+    level = torch.tensor([1.0, 2.0, 3.0]).view(3, 1, 1, 1)
+    samples, logits = labels(3), level + torch.randn(3, 11, 16, 16)
+    for _ in range(2):
+        stock.loss_by_feat(logits, samples)
+        scores = scores_of(head, logits, samples)
+    for loss in stock.loss_decode, head.loss_decode:
+        assert (loss.steps, loss.count, loss.sizes) == (2, 2, [3, 3])
+    # Of the second call: 2 * 2 times the mean, which resizing moves a little.
+    expected = 4 * logits.mean((1, 2, 3))
+    torch.testing.assert_close(scores, expected, rtol=0.02, atol=0)
+
+
+def test_a_loss_with_parameters_is_an_error():
+    head = build(toys.weighted(toys.fcn_head()))
+    head.loss_decode.scale = nn.Parameter(torch.ones(()))
+    logits, samples = torch.randn(3, 11, 16, 16), labels(3)
+    with pytest.raises(ValueError, match='FCNHead .*: CrossEntropyLoss.scale'):
+        scores_of(head, logits, samples)
+    head.loss_decode.requires_grad_(False)
+    assert scores_of(head, logits, samples).isfinite().all()
 
 
 class NoisyLoss(nn.Module):

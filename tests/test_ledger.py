@@ -60,6 +60,51 @@ def test_recording_leaves_the_losses_as_they_were():
     assert losses.tolist() == [1, 1]
 
 
+def test_it_can_be_open_within_a_block_alone():
+    ledger = opened()
+    ledger.record('decode', torch.ones(2))
+    ledger.is_open = False
+    with pytest.raises(KeyError), ledger.open_again():
+        assert ledger.is_open and ledger.losses is None
+        ledger.record('decode', torch.zeros(2))
+        raise KeyError
+    assert not ledger.is_open
+    assert ledger.close()[1].tolist() == [0, 0]
+
+
+def test_rows_are_found_by_sample():
+    ledger = Ledger()
+    slots = torch.tensor([70, 10, 40])
+    weights = torch.tensor([2.0, 1.0, 3.0])
+    ledger.open(slots, weights, samples=[7, 1, 4], nowhere=99)
+    rows = ledger.rows([4, 7, 4])
+    assert rows.weights.tolist() == [3.0, 2.0, 3.0]
+    ledger.record('decode', torch.tensor([1.0, 5.0, 2.0]), rows)
+    ids, losses = ledger.close()
+    assert ids.tolist() == [70, 99, 40]
+    assert losses.tolist() == [5.0, 0.0, 1.5]
+
+
+def test_the_batch_in_its_own_order_needs_no_places():
+    ledger = Ledger()
+    ledger.open(IDS, WEIGHTS, samples=[4, 1])
+    rows = ledger.rows([4, 1])
+    assert rows.places is None and rows.weights is WEIGHTS
+
+
+def test_a_sample_that_comes_twice_has_places_of_its_own():
+    ledger = Ledger()
+    ledger.open(torch.tensor([4, 4]), WEIGHTS, samples=[4, 4], nowhere=99)
+    ledger.record('decode', torch.tensor([1.0, 2.0]), ledger.rows([4, 4]))
+    ids, losses = ledger.close()
+    assert ids.tolist() == [4, 4] and losses.tolist() == [1.0, 2.0]
+
+
+def test_a_step_without_a_loss_is_an_error():
+    with pytest.raises(RuntimeError, match='no weighted head has computed'):
+        opened().close()
+
+
 @pytest.mark.parametrize(
     'duplicate',
     [

@@ -151,6 +151,25 @@ def test_a_score_is_the_stock_loss_of_a_batch_of_one(heads):
     assert scores.unique().numel() == 3
 
 
+@torch.no_grad()
+def test_rows_are_matched_by_the_ids_of_the_samples(heads):
+    """In another order than the batch's, with the same scores."""
+    _, head = heads
+    features, samples = batch(3)
+    for index, sample in enumerate(samples):
+        sample.set_metainfo(dict(infobatch_index=7 * index))
+    found = []
+    for order in [0, 1, 2], [2, 0, 1]:
+        head.infobatch_ledger.open(
+            torch.arange(3), torch.ones(3), samples=[0, 7, 14]
+        )
+        torch.manual_seed(3)
+        own = [feature[order] for feature in features]
+        head.loss(own, [samples[i] for i in order], None)
+        found.append(head.infobatch_ledger.close()[1])
+    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-4)
+
+
 def test_ranks_score_batches_of_different_sizes(heads, tmp_path):
     _, head = heads
 

@@ -27,6 +27,8 @@ SETTINGS = {
     'accumulation': {'optim_wrapper.accumulative_counts': 5},
     'workers': {'workers': 2},
     'ema': {'ema': True},
+    # What the look before the first step must not draw from.
+    'random': {'random': True},
 }
 
 
@@ -69,9 +71,23 @@ class Recorder(Hook):
         )
 
 
-def record(work_dir, *, ema=False, **settings):
+def make_random(cfg):
+    """Let the pipeline and the heads draw random numbers."""
+    dataset, head = cfg.train_dataloader.dataset, cfg.model.decode_head
+    pipeline = [
+        dict(type='RandomFlip', prob=0.5),
+        dict(type='PhotoMetricDistortion'),
+        dict(type='PackSegInputs'),
+    ]
+    dataset.get('dataset', dataset).pipeline = pipeline
+    head.get('head', head).dropout_ratio = 0.5
+
+
+def record(work_dir, *, ema=False, random=False, **settings):
     """Train and return what the recorder saw; 14 samples, batches of 4."""
     cfg = toys.config(work_dir, samples=14, epochs=EPOCHS, **settings)
+    if random:
+        make_random(cfg)
     if ema:
         cfg.custom_hooks.append(dict(type='EMAHook'))
     cfg.custom_hooks.append(dict(type='Recorder'))

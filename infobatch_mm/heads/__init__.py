@@ -2,12 +2,13 @@
 
 from ..host.packages import is_importable
 from .scoring import has_pixel_losses
-from .seams import attach, outermost_heads, seam_of
+from .seams import attach, follow_samples, outermost_heads, seam_of
 from .weighted import WeightedHeadMixin
 
 __all__ = [
     'WeightedHeadMixin',
     'attach',
+    'follow_samples',
     'has_pixel_losses',
     'outermost_heads',
     'seam_of',

@@ -1,6 +1,5 @@
 """Scores of mmpretrain's losses that are a mean over images."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,26 +11,21 @@ from mmpretrain.models.losses import (
 )
 from torch import Tensor
 
-from .scoring import losses_and_scores, losses_and_scores_alone
+from .scoring import SeamCall, losses_and_scores, losses_and_scores_alone
 
 PLAIN_MEANS = (AsymmetricLoss, CrossEntropyLoss, FocalLoss, LabelSmoothLoss)
 
 
-def losses_and_image_scores(
-    loss: Any,
-    stock_loss: Callable[..., Tensor],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> tuple[Tensor, Tensor]:
+def losses_and_image_scores(loss: Any, call: SeamCall) -> tuple[Any, Tensor]:
     """Compute the stock loss, and the scores in one pass where it can be.
 
     Returns:
-        tuple[Tensor, Tensor]: The stock loss, and the scores, shape (B,).
+        tuple[Tensor, Tensor]: The stock loss, and the scores, shape (R,).
     """
     if not can_score_in_one_pass(loss):
-        return losses_and_scores_alone(loss, stock_loss, args, kwargs)
-    scores = score_in_one_pass(stock_loss, args, kwargs)
-    return stock_loss(*args, **kwargs), scores
+        return losses_and_scores_alone(loss, call)
+    scores = score_in_one_pass(call)
+    return call.run(), scores
 
 
 for _loss in PLAIN_MEANS:
@@ -44,22 +38,18 @@ def can_score_in_one_pass(loss: Any) -> bool:
 
 
 @torch.no_grad()
-def score_in_one_pass(
-    stock_loss: Callable[..., Tensor],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> Tensor:
+def score_in_one_pass(call: SeamCall) -> Tensor:
     """Score by calling the stock loss once more, without its reduction.
 
-    It costs a pass over the class scores, (B, classes), and no host
+    It costs a pass over the class scores, (R, classes), and no host
     synchronisation but that of LabelSmoothLoss, which checks the range of
     integer labels.
 
     Returns:
-        Tensor: Shape (B,).
+        Tensor: Shape (R,).
     """
-    avg_factor = kwargs.get('avg_factor')
-    kwargs = {**kwargs, 'avg_factor': None, 'reduction_override': 'none'}
-    losses = stock_loss(*args, **kwargs).float()
-    losses = losses.reshape(len(losses), -1)
+    avg_factor = call.kwargs.get('avg_factor')
+    unreduced = {'avg_factor': None, 'reduction_override': 'none'}
+    losses = call.stock_loss(*call.args, **{**call.kwargs, **unreduced})
+    losses = losses.float().reshape(len(losses), -1)
     return losses.mean(1) if avg_factor is None else losses.sum(1)

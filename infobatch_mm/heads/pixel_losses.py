@@ -5,12 +5,13 @@ it takes their mean, as that mean or balanced over the classes.
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+from mmseg.models.losses import cross_entropy_loss
 from mmseg.models.losses.cross_entropy_loss import (
     CrossEntropyLoss,
     cross_entropy,
@@ -18,8 +19,12 @@ from mmseg.models.losses.cross_entropy_loss import (
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..host.losses import replaced_cross_entropy
+from ..ledger import copy_to_device
+from .padding import own_parts
 from .scoring import (
     Losses,
+    SeamCall,
     has_pixel_losses,
     losses_and_scores,
     losses_and_scores_alone,
@@ -27,15 +32,10 @@ from .scoring import (
 
 
 @losses_and_scores.register(BaseDecodeHead)
-def _(
-    head: Any,
-    stock_loss: Callable[..., Losses],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> tuple[Losses, Tensor]:
+def _(head: Any, call: SeamCall) -> tuple[Losses, Tensor]:
     one_pass = can_score_in_one_pass(head)
     score = score_in_one_pass if one_pass else losses_and_scores_alone
-    return score(head, stock_loss, args, kwargs)
+    return score(head, call)
 
 
 class PixelLosses(NamedTuple):
@@ -64,12 +64,11 @@ def keep_pixel_losses() -> Iterator[list[PixelLosses]]:
         list[PixelLosses]: Those of each call of cross-entropy so far.
     """
     kept: list[PixelLosses] = []
-    cross_entropy = functional.cross_entropy
 
     def kept_cross_entropy(
         inputs: Tensor, labels: Tensor, **kwargs: Any
     ) -> Tensor:
-        values = cross_entropy(inputs, labels, **kwargs)
+        values = functional.cross_entropy(inputs, labels, **kwargs)
         kept.append(
             PixelLosses(
                 values.detach(),
@@ -81,13 +80,8 @@ def keep_pixel_losses() -> Iterator[list[PixelLosses]]:
         )
         return values
 
-    # Global, for the time of the stock loss. A TorchFunctionMode would do the
-    # same, but slows down each of the forty other calls in it.
-    functional.cross_entropy = kept_cross_entropy  # type: ignore[assignment]
-    try:
+    with replaced_cross_entropy(cross_entropy_loss, kept_cross_entropy):
         yield kept
-    finally:
-        functional.cross_entropy = cross_entropy
 
 
 def _loss_modules(head: Any) -> list[Any]:
@@ -110,28 +104,24 @@ def can_score_in_one_pass(head: Any) -> bool:
     )
 
 
-def score_in_one_pass(
-    head: Any,
-    stock_loss: Callable[..., Losses],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> tuple[Losses, Tensor]:
+def score_in_one_pass(head: Any, call: SeamCall) -> tuple[Losses, Tensor]:
     """Compute the stock losses and, from the same pass, the scores.
 
     Makes no host synchronisation of its own.
 
     Returns:
-        tuple[dict, Tensor]: The stock losses, and the scores, shape (B,).
+        tuple[dict, Tensor]: The stock losses, and the scores, shape (R,).
     """
     with keep_pixel_losses() as kept:
-        losses = stock_loss(*args, **kwargs)
+        losses = call.run()
     modules = _loss_modules(head)
     assert len(kept) == len(modules)
     if head.infobatch_ledger.class_balanced:
         means = [class_balanced_means(pixels) for pixels in kept]
     else:
+        shares = own_shares(call)
         means = [
-            image_means(pixels, loss.avg_non_ignore)
+            image_means(pixels, loss.avg_non_ignore, shares)
             for loss, pixels in zip(modules, kept, strict=True)
         ]
     scores = [
@@ -141,12 +131,25 @@ def score_in_one_pass(
     return losses, functools.reduce(torch.add, scores)
 
 
-def image_means(losses: PixelLosses, avg_non_ignore: bool) -> Tensor:
+def own_shares(call: SeamCall) -> Tensor | None:
+    """Return the share of each image in its padded area, if any is padded."""
+    own = own_parts(call.args, call.kwargs)
+    if own is None:
+        return None
+    shares = torch.tensor([part.share for part in own])
+    return copy_to_device(shares, call.weights.device)
+
+
+def image_means(
+    losses: PixelLosses, avg_non_ignore: bool, shares: Tensor | None = None
+) -> Tensor:
     """Average pixel losses over each image, as mmseg's cross-entropy does.
 
     Args:
         losses (PixelLosses): The pixel losses of a batch.
         avg_non_ignore (bool): Whether ignored pixels leave the denominator.
+        shares (Tensor, optional): The share of each image in its padded area,
+            (B,). Pixels that were added to it are not counted.
 
     Returns:
         Tensor: Shape (B,).
@@ -154,7 +157,8 @@ def image_means(losses: PixelLosses, avg_non_ignore: bool) -> Tensor:
     sums = losses.values.sum((1, 2), dtype=torch.float32)
     weight = losses.class_weight
     if weight is None and not avg_non_ignore:
-        return sums / losses.values[0].numel()
+        pixels = losses.values[0].numel()
+        return sums / (pixels if shares is None else pixels * shares)
     counts = losses.labels != losses.ignore_index
     if weight is not None:
         # Ignored pixels are of one class more, of weight 0.

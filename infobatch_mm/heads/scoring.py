@@ -8,32 +8,49 @@ does. Losses for which one pass is enough register it with
 """
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from inspect import signature
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.structures import BaseDataElement
 from torch import Tensor
 
+from ..host.losses import one_process
+from ..host.untouched import Untouched, UntouchedRandomness
+from .padding import cropped, own_parts
+
 Losses = dict[str, Tensor]
 
 
-def losses_and_scores_alone(
-    head: Any,
-    stock_loss: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> tuple[Any, Tensor]:
+class SeamCall(NamedTuple):
+    """A call in which a head computes its losses.
+
+    Attributes:
+        stock_loss (Callable): What computes them.
+        args (tuple): Its arguments, with the gradient weighted.
+        kwargs (dict): Those by keyword.
+        weights (Tensor): The weight of each row, float32, (R,).
+    """
+
+    stock_loss: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    weights: Tensor
+
+    def run(self) -> Any:
+        """Return what the stock loss returns."""
+        return self.stock_loss(*self.args, **self.kwargs)
+
+
+def losses_and_scores_alone(head: Any, call: SeamCall) -> tuple[Any, Tensor]:
     """Compute the scores image by image, then the stock losses.
 
     Returns:
-        tuple: What the stock loss returns, and the scores, shape (B,).
+        tuple: What the stock loss returns, and the scores, shape (R,).
     """
-    alone = head.infobatch_alone(stock_loss)
-    scores = score_image_by_image(head, alone, args, kwargs)
-    return stock_loss(*args, **kwargs), scores
+    scores = score_image_by_image(head, call)
+    return call.run(), scores
 
 
 # By the class of the weighted module, so that no host package is needed for
@@ -47,58 +64,47 @@ def has_pixel_losses(head: Any) -> bool:
     return False
 
 
-def score_image_by_image(
-    head: Any,
-    stock_loss: Callable[..., Losses],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> Tensor:
+def score_image_by_image(head: Any, call: SeamCall) -> Tensor:
     """Score by calling the stock loss on a batch of each image alone.
 
-    The random state of the CPU and of the device is put back after each, so
-    that scoring never changes the training and that a loss which draws random
-    numbers draws the same for each image. Losses that average over the
-    ranks (those of the mask heads) see one process.
+    Each call finds the head, its loss and the random state of the CPU and of
+    the device as they were before the first, and so does the training after
+    the last: a loss that draws random numbers draws the same for each image,
+    and one that counts its calls counts none of these. Losses that average
+    over the ranks (those of the mask heads) see one process, and padding is
+    cut off.
 
     Returns:
-        Tensor: Scores, shape (B,); NaN for an image without a label whose
+        Tensor: Scores, shape (R,); NaN for an image without a label whose
         loss upstream cannot compute (binary cross-entropy).
     """
-    bound = signature(stock_loss).bind(*args, **kwargs)
+    alone = head.infobatch_alone(call.stock_loss)
+    bound = signature(call.stock_loss).bind(*call.args, **call.kwargs)
     whole = dict(bound.arguments)
-    weights, axis = head.infobatch_ledger.weights, head.infobatch_batch_axis
+    images, axis = len(call.weights), head.infobatch_batch_axis
     devices = sorted({t.device.index for t in tensors_in(whole) if t.is_cuda})
+    parts: Any = own_parts(call.args, call.kwargs)
+    losses_of = head.infobatch_loss_modules()
     scores = []
-    with torch.no_grad(), one_process():
-        for image in range(len(weights)):
+    with (
+        torch.no_grad(),
+        one_process(),
+        UntouchedRandomness(devices) as randomness,
+        Untouched(head.modules()) as state,
+    ):
+        for image in range(images):
+            randomness.renew()
+            state.renew()
             bound.arguments.update(_select(whole, image, axis))
             try:
-                with torch.random.fork_rng(devices=devices):
-                    losses = stock_loss(*bound.args, **bound.kwargs)
+                with cropped(losses_of, parts and parts[image]):
+                    losses = alone(*bound.args, **bound.kwargs)
                 scores.append(total_loss(losses))
             except RuntimeError:
                 if not _is_blank(head, bound.arguments):
                     raise
-                scores.append(weights.new_tensor(torch.nan))
+                scores.append(call.weights.new_tensor(torch.nan))
     return torch.stack(scores)
-
-
-@contextmanager
-def one_process() -> Iterator[None]:
-    """Make collectives those of a single process.
-
-    A score is the loss of a batch of one image, not of as many images as
-    there are ranks, and ranks must not wait for each other to get it.
-    """
-    # Global, since it is what losses ask before they average: those of mmdet
-    # in its reduce_mean, SAN's in mmengine.dist, a user's who knows where.
-    # Each module that averages has names of its own for such functions.
-    is_initialized = torch.distributed.is_initialized
-    torch.distributed.is_initialized = lambda: False
-    try:
-        yield
-    finally:
-        torch.distributed.is_initialized = is_initialized
 
 
 def total_loss(losses: Any) -> Tensor:

@@ -10,6 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..ledger import Ledger
+from .rows import note_samples_around, noting
 from .scoring import tensors_in
 from .weighted import WeightedHeadMixin, weigh
 
@@ -22,10 +24,32 @@ BATCH_AXES = {'MaskFormerHead': 1, 'Mask2FormerHead': 0}
 class LossByFeatMixin(WeightedHeadMixin):
     """Wrap ``loss_by_feat``, which every decode head goes through."""
 
+    # Not every loss_by_feat gets the data samples.
+    infobatch_noted = ('loss',)
+
+    def infobatch_note(self, args: Any, kwargs: Any) -> Any:
+        """Note the samples while the ledger is open."""
+        if not self.infobatch_ledger.is_open:
+            return super().infobatch_note(args, kwargs)
+        return noting(self.infobatch_ledger, args, kwargs)
+
     def loss_by_feat(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Compute the stock losses, weighted and recorded per image."""
         stock_loss = super().loss_by_feat  # type: ignore[misc]
         return self.infobatch_loss(stock_loss, args, kwargs)
+
+    def infobatch_loss_modules(self: Any) -> list[nn.Module]:
+        """Return the modules of a head that are named a loss."""
+        named = [
+            module
+            for name, module in self.named_children()
+            if name.startswith('loss')
+        ]
+        return [
+            module
+            for each in named
+            for module in (each if isinstance(each, nn.ModuleList) else [each])
+        ]
 
 
 class LossModuleMixin(WeightedHeadMixin):
@@ -33,31 +57,28 @@ class LossModuleMixin(WeightedHeadMixin):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Compute the stock loss, weighted and recorded per image."""
-        weights = self.infobatch_ledger.weights
-        if weights is not None:
-            _check_batch((args, kwargs), len(weights), type(self).__name__)
         stock_loss = super().forward  # type: ignore[misc]
         return self.infobatch_loss(stock_loss, args, kwargs)
+
+    def infobatch_check(self, inputs: Any, rows: int) -> None:
+        """Raise a ValueError unless the loss gets all rows."""
+        _check_batch(inputs, rows, type(self).__name__)
 
     def infobatch_alone(
         self: Any, stock_loss: Callable[..., Any]
     ) -> Callable[..., Any]:
-        """Return what computes the stock loss of a batch of one image.
-
-        It divides by one image, and leaves what the loss counts from batch
-        to batch (the classes that SeesawLoss has seen) as it was.
-        """
+        """Return what divides by one image."""
 
         def alone(*args: Any, **kwargs: Any) -> Any:
             if kwargs.get('avg_factor') is not None:
                 kwargs['avg_factor'] = 1
-            state = [buffer.clone() for buffer in self.buffers()]
-            losses = stock_loss(*args, **kwargs)
-            for buffer, before in zip(self.buffers(), state, strict=True):
-                buffer.copy_(before)
-            return losses
+            return stock_loss(*args, **kwargs)
 
         return alone
+
+    def infobatch_loss_modules(self: Any) -> list[nn.Module]:
+        """Return the loss module itself."""
+        return [self]
 
 
 def _check_batch(inputs: Any, batch: int, name: str) -> None:
@@ -101,6 +122,20 @@ def outermost_heads(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         if seam is module:
             within += (f'{name}.' if name else '',)
         yield name, module
+
+
+def follow_samples(model: nn.Module, ledger: Ledger) -> None:
+    """Let a run's ledger know which sample each row of a head is of.
+
+    Heads with a ``loss_by_feat`` are given the samples, or note them. What
+    owns a loss module, and what is around it, must be made to.
+    """
+    owners = [
+        name
+        for name, head in outermost_heads(model)
+        if seam_of(head) is not head
+    ]
+    note_samples_around(model, owners, ledger)
 
 
 def batch_axis_of(head: nn.Module) -> int:

@@ -1,17 +1,18 @@
 """What weights the gradient of each image and records its loss."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 
+from ..host.classes import Swapped, swap_class
 from ..ledger import Ledger
 from ..rescale import scale_gradient
-from .scoring import losses_and_scores
+from .rows import rows_of
+from .scoring import SeamCall, losses_and_scores
 
 
-class WeightedHeadMixin:
+class WeightedHeadMixin(Swapped):
     """Wrap the one call, the seam, that a stock module computes losses in.
 
     While the ledger is open, every tensor that enters the seam has its
@@ -20,14 +21,12 @@ class WeightedHeadMixin:
     gradients stay those of the stock module bit for bit.
 
     Attributes:
-        infobatch_stock (type): The stock class of the module.
         infobatch_ledger (Ledger): Set by :class:`InfoBatchHook`; a closed one
             of the module's own before.
         infobatch_batch_axis (int): The batch axis of the tensors that enter
             the seam.
     """
 
-    infobatch_stock: type
     infobatch_ledger: Ledger
     infobatch_batch_axis: int
 
@@ -39,13 +38,21 @@ class WeightedHeadMixin:
     ) -> Any:
         """Compute the stock losses, weighted and recorded per image."""
         ledger, axis = self.infobatch_ledger, self.infobatch_batch_axis
-        if ledger.weights is None:
+        if not ledger.is_open:
             return stock_loss(*args, **kwargs)
-        args = scale_gradient(args, ledger.weights, axis=axis)
-        kwargs = scale_gradient(kwargs, ledger.weights, axis=axis)
-        losses, scores = losses_and_scores(self, stock_loss, args, kwargs)
-        ledger.record(self, scores)
+        if ledger.guards_parameters:
+            check_own_parameters(self)
+        rows = rows_of(self, args, kwargs)
+        self.infobatch_check((args, kwargs), len(rows.weights))
+        args = scale_gradient(args, rows.weights, axis=axis)
+        kwargs = scale_gradient(kwargs, rows.weights, axis=axis)
+        call = SeamCall(stock_loss, args, kwargs, rows.weights)
+        losses, scores = losses_and_scores(self, call)
+        ledger.record(self, scores, rows)
         return losses
+
+    def infobatch_check(self, inputs: Any, rows: int) -> None:
+        """Raise a ValueError if the inputs are not those of the rows."""
 
     def infobatch_alone(
         self, stock_loss: Callable[..., Any]
@@ -53,29 +60,29 @@ class WeightedHeadMixin:
         """Return what computes the stock losses of a batch of one image."""
         return stock_loss
 
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        # Copies and pickles name the stock class, since the class made by
-        # weigh() is not importable.
-        return _blank_copy, type(self).__bases__, self.__dict__
+    def infobatch_loss_modules(self) -> list[nn.Module]:
+        """Return the modules that get outputs and labels within the seam."""
+        raise NotImplementedError
 
 
-@functools.cache
-def _weighted_class(mixin: Any, stock: Any) -> Any:
-    """Return the weighted subclass of a stock class."""
-    return type(
-        stock.__name__,
-        (mixin, stock),
-        {
-            '__module__': stock.__module__,
-            '__doc__': stock.__doc__,
-            'infobatch_stock': stock,
-        },
-    )
+def check_own_parameters(head: Any) -> None:
+    """Raise a ValueError if a loss has parameters of its own.
 
-
-def _blank_copy(mixin: Any, stock: Any) -> nn.Module:
-    weighted = _weighted_class(mixin, stock)
-    return weighted.__new__(weighted)
+    Their gradients are made from all images at once, past the weights.
+    """
+    own = [
+        f'{type(loss).__name__}.{name}'
+        for loss in head.infobatch_loss_modules()
+        for name, parameter in loss.named_parameters()
+        if parameter.requires_grad
+    ]
+    if own:
+        raise ValueError(
+            f'a loss of {type(head).__name__} has parameters that train: '
+            f'{", ".join(own)}. Their gradients are not those of single '
+            'images, so they cannot be weighted. Freeze them, or train this '
+            'model without InfoBatch'
+        )
 
 
 def weigh(module: nn.Module, mixin: Any, *, batch_axis: int) -> None:
@@ -91,7 +98,6 @@ def weigh(module: nn.Module, mixin: Any, *, batch_axis: int) -> None:
     """
     if isinstance(module, WeightedHeadMixin):
         return
-    stock: Any = type(module)
-    module.__class__ = _weighted_class(mixin, stock)
+    swap_class(module, mixin)
     module.infobatch_ledger = Ledger()  # type: ignore[assignment]
     module.infobatch_batch_axis = batch_axis  # type: ignore[assignment]
