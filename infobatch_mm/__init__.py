@@ -17,7 +17,7 @@ alias_config_bases()
 allow_resuming()
 
 from .config import enable
-from .dataset import IndexedDataset
+from .datasets.indexed import IndexedDataset
 from .hook import InfoBatchHook
 from .loops import (
     InfoBatchEpochBasedTrainLoop,

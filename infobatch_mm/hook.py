@@ -14,9 +14,11 @@ from torch import Tensor
 from . import binding
 from .checkpoint import bind_checkpoint_hooks
 from .clock import Stopwatch
+from .datasets.identity import Identities, check_fingerprint, fingerprint
 from .ledger import Ledger
 from .policies import build_policy
-from .pruning import Plan
+from .pruning import NoPruningPolicy, Plan
+from .randomness import RandomStates
 from .records import RunRecords, score_histogram, summary_table
 from .schedule import announce_max_iters, step_schedulers
 from .scores import ScoreBoard
@@ -58,6 +60,12 @@ class InfoBatchHook(Hook):
         warmup_rounds (int): Number of rounds at the start of the run that
             use all data, while scores are taken. Defaults to 0; the first
             round, which has no scores, uses all data in any case.
+        exact_resume (bool, optional): Whether a resumed run repeats the
+            random draws of an uninterrupted one: states of the random number
+            generators go into checkpoints, and a sample is augmented by
+            draws that depend on seed, round and index alone. None (default):
+            yes, unless the policy is ``NoPruningPolicy``, with which a run is
+            the stock run to the bit and draws what that draws.
     """
 
     # After ParamSchedulerHook (70), whose steps the clock completes, and
@@ -73,6 +81,7 @@ class InfoBatchHook(Hook):
         score: str = 'image_mean',
         score_momentum: float = 0.0,
         warmup_rounds: int = 0,
+        exact_resume: bool | None = None,
     ) -> None:
         if score not in SCORES:
             raise ValueError(
@@ -93,6 +102,11 @@ class InfoBatchHook(Hook):
         self.score = score
         self.score_momentum = score_momentum
         self.warmup_rounds = warmup_rounds
+        if exact_resume is None:
+            exact_resume = not isinstance(self.policy, NoPruningPolicy)
+        self.exact_resume = exact_resume
+        self.fingerprint = ''
+        self.random_states = RandomStates()
         self.ledger = Ledger(class_balanced=score == 'class_balanced')
         self.plan: Plan | None = None
         self.samples_done = 0
@@ -114,7 +128,7 @@ class InfoBatchHook(Hook):
         binding.check_single(runner.hooks, InfoBatchHook)
         loop, loader = runner.train_loop, runner.train_dataloader
         self.sampler = binding.find_sampler(loader)
-        binding.check_dataset(loader.dataset)
+        self.dataset = binding.find_dataset(loader)
         self.heads = binding.find_heads(runner.model)
         if self.ledger.class_balanced:
             binding.check_class_balanced(self.heads)
@@ -133,9 +147,16 @@ class InfoBatchHook(Hook):
         )
         self.weights = torch.ones(len(loader.dataset), dtype=torch.float32)
         self.times_kept = torch.zeros(len(self.weights), dtype=torch.int32)
+        self.identities = Identities(len(loader.dataset))
+        self.random_states.device = self.device
+        if self.exact_resume:
+            # Else each iteration of the dataloader draws from the global one,
+            # a seed for workers whose samples have seeds of their own.
+            loader.generator = torch.Generator()
         if self._is_resumed:
             self._restore(runner)
             self._saved = None
+            self.random_states.put_back()
         self.records = RunRecords(runner.work_dir)
         if is_main_process():
             self.records.begin(self.round)
@@ -181,6 +202,8 @@ class InfoBatchHook(Hook):
         self._go_on()
         with self._counted():
             self.sampler.set_epoch(self.round)
+            if self.exact_resume:
+                self.dataset.seed_round(self.sampler.seed, self.round)
             if self.plan is None:
                 self._begin_round(runner)
             else:
@@ -218,6 +241,8 @@ class InfoBatchHook(Hook):
         """Go on with a round that a resumed run had begun."""
         assert self.plan is not None
         self.sampler.begin_round(self.plan, start=self.samples_done)
+        # Once more, for what hooks have drawn at the beginning of an epoch.
+        self.random_states.put_back()
         if not self._has_new_layout:
             return
         # The global batches have another size: the rest of the round is laid
@@ -252,6 +277,8 @@ class InfoBatchHook(Hook):
     def merge_scores(self) -> None:
         """Exchange the new scores between the ranks; all must call it."""
         self.board.merge()
+        if self.exact_resume:
+            self.random_states.gather(at=(self.round, self.samples_done))
 
     def _scalars(self) -> dict[str, float]:
         assert self.plan is not None
@@ -297,7 +324,10 @@ class InfoBatchHook(Hook):
                 self._to_device(slots),
                 self._to_device(self.weights.index_select(0, ids)),
             )
-            self.samples_seen += len(ids) * self.sampler.world_size
+            self.random_states.forget()
+            self.samples_seen += self.sampler.samples_of_step(
+                self.samples_done, self.batch_size
+            )
 
     def after_train_iter(
         self,
@@ -318,10 +348,11 @@ class InfoBatchHook(Hook):
         """Return the ids of a batch, and where their scores go."""
         samples = data_batch['data_samples']
         ids = torch.tensor([sample.infobatch_index for sample in samples])
-        refetched = [sample.infobatch_refetched for sample in samples]
-        if not any(refetched):
-            return ids, ids
-        elsewhere = torch.tensor(refetched)
+        elsewhere = torch.tensor([s.infobatch_refetched for s in samples])
+        numbers = torch.tensor(
+            [s.infobatch_identity for s in samples], dtype=torch.int32
+        )
+        self.identities.note(ids, numbers.masked_fill(elsewhere, 0))
         return ids, ids.masked_fill(elsewhere, self.board.unscored)
 
     def _to_device(self, tensor: Tensor) -> Tensor:
@@ -362,7 +393,14 @@ class InfoBatchHook(Hook):
             train_seconds=self.train_time.read(),
             round_seconds=self.round_time.read(),
             overhead_seconds=self.overhead.read(),
+            fingerprint=self.fingerprint or fingerprint(self.dataset.dataset),
+            identities=self.identities.state_dict(),
         )
+        self.fingerprint = state['fingerprint']
+        if self.exact_resume:
+            state['random_states'] = self.random_states.state_dict(
+                at=(self.round, self.samples_done)
+            )
         if self.plan is not None:
             state['indices'] = self.plan.indices
             state['weights'] = self.plan.weights
@@ -378,6 +416,9 @@ class InfoBatchHook(Hook):
             self._restore_without_state(runner)
             return
         binding.check_state(runner, state, len(self.weights))
+        self._restore_data(state)
+        if self.exact_resume:
+            self._restore_draws(runner, state.get('random_states', []))
         if state['policy'] != repr(self.policy):
             runner.logger.warning(
                 f'the checkpoint was made with {state["policy"]}; from its '
@@ -417,6 +458,25 @@ class InfoBatchHook(Hook):
             )
             self.samples_done = state['samples_done']
 
+    def _restore_data(self, state: dict[str, Any]) -> None:
+        """Make sure that indices stand for the images of the checkpoint.
+
+        Checkpoints of older versions do not tell.
+        """
+        if 'fingerprint' in state:
+            self.fingerprint = fingerprint(self.dataset.dataset)
+            check_fingerprint(state['fingerprint'], self.fingerprint)
+        if 'identities' in state:
+            self.identities.load_state_dict(state['identities'])
+
+    def _restore_draws(self, runner: Any, states: list[Any]) -> None:
+        if not self.random_states.load_state_dict(states):
+            runner.logger.warning(
+                f'the checkpoint has the random states of {len(states)} '
+                f'processes, and this run has {get_world_size()}: what the '
+                'model draws at random (dropout) is drawn anew'
+            )
+
     def _restore_without_state(self, runner: Any) -> None:
         """Start pruning in a run that began without it."""
         runner.logger.warning(
@@ -435,11 +495,14 @@ class InfoBatchHook(Hook):
     # Time
 
     def before_val(self, runner: Any) -> None:
-        """Leave validation out of the training time."""
+        """Leave validation out of the training's time and draws."""
         self._pause()
+        if self.exact_resume:
+            self.random_states.set_aside()
 
     def after_val(self, runner: Any) -> None:
-        """Go on with the training time, if a round is under way."""
+        """Go on with the training's draws, and its time within a round."""
+        self.random_states.take_up()
         if self.plan is not None:
             self._go_on()
 

@@ -1,0 +1,1 @@
+"""Where the package reaches beyond the public names of its hosts."""
