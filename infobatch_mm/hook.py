@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import Hook
@@ -348,11 +349,22 @@ class InfoBatchHook(Hook):
         """Return the ids of a batch, and where their scores go."""
         samples = data_batch['data_samples']
         ids = torch.tensor([sample.infobatch_index for sample in samples])
-        elsewhere = torch.tensor([s.infobatch_refetched for s in samples])
-        numbers = torch.tensor(
-            [s.infobatch_identity for s in samples], dtype=torch.int32
+        refetched = [sample.infobatch_refetched for sample in samples]
+        self.identities.note(
+            ids.numpy(),
+            np.array(
+                [
+                    0
+                    if sample.infobatch_refetched
+                    else sample.infobatch_identity
+                    for sample in samples
+                ],
+                np.int32,
+            ),
         )
-        self.identities.note(ids, numbers.masked_fill(elsewhere, 0))
+        if not any(refetched):
+            return ids, ids
+        elsewhere = torch.tensor(refetched)
         return ids, ids.masked_fill(elsewhere, self.board.unscored)
 
     def _to_device(self, tensor: Tensor) -> Tensor:

@@ -86,7 +86,7 @@ def _infos(leaf: BaseDataset) -> Iterator[Any]:
     if not leaf.serialize_data:
         yield from leaf.data_list
         return
-    start, data = 0, memoryview(leaf.data_bytes)  # type: ignore[arg-type]
+    start, data = 0, memoryview(leaf.data_bytes)
     for end in leaf.data_address.tolist():
         yield pickle.loads(data[start:end])
         start = end
@@ -133,17 +133,17 @@ class Identities:
     """
 
     def __init__(self, total: int) -> None:
-        self.numbers = torch.zeros(total, dtype=torch.int32)
+        self.numbers = np.zeros(total, dtype=np.int32)
         self.is_resumed = False
         self.has_repeated = False
         self.has_changed = False
 
-    def note(self, ids: Tensor, numbers: Tensor) -> None:
+    def note(self, ids: np.ndarray, numbers: np.ndarray) -> None:
         """Note the images of a batch.
 
         Args:
-            ids (Tensor): Indices, int64, (B,).
-            numbers (Tensor): :func:`path_number` of their images, int32,
+            ids (np.ndarray): Indices, int64, (B,).
+            numbers (np.ndarray): :func:`path_number` of their images, int32,
                 (B,); 0 where it is not known.
 
         Raises:
@@ -156,25 +156,25 @@ class Identities:
         if moved.any():
             if self.is_resumed and self.has_repeated and not self.has_changed:
                 raise ValueError(
-                    f'the sample {ids[moved][0].item()} of the train data '
-                    'set is another image than when the checkpoint was '
-                    f'made, so that its score is not its own. {_CURE}'
+                    f'the sample {ids[moved][0]} of the train data set is '
+                    'another image than when the checkpoint was made, so '
+                    f'that its score is not its own. {_CURE}'
                 )
             self.has_changed = True
         self.has_repeated |= bool(again.any())
-        self.numbers[ids] = torch.where(numbers != 0, numbers, known)
+        self.numbers[ids] = np.where(numbers != 0, numbers, known)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what has been seen, as a tensor and plain values."""
         return dict(
-            numbers=self.numbers,
+            numbers=torch.from_numpy(self.numbers),
             has_repeated=self.has_repeated,
             has_changed=self.has_changed,
         )
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what the run has seen before it was resumed."""
-        self.numbers = state['numbers'].cpu()
+        self.numbers = state['numbers'].cpu().numpy().copy()
         self.has_repeated = state['has_repeated']
         self.has_changed = state['has_changed']
         self.is_resumed = True
