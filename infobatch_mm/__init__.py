@@ -1,20 +1,13 @@
-"""InfoBatch for OpenMMLab: lossless training on fewer samples.
+"""InfoBatch for OpenMMLab: dynamic data pruning in mm configs.
 
 Importing this package registers its components with mmengine, and with mmseg
-and mmpretrain where they are installed;
+and mmpretrain where they are installed, and changes nothing else;
 ``custom_imports = dict(imports=['infobatch_mm'])`` in a config is enough.
 """
 
-from .compat import (
-    alias_config_bases,
-    allow_resuming,
-    is_importable,
-    require_family,
-)
+from .host.packages import is_importable, require_family
 
 require_family()
-alias_config_bases()
-allow_resuming()
 
 from .config import enable
 from .datasets.indexed import IndexedDataset
@@ -23,7 +16,6 @@ from .loops import (
     InfoBatchEpochBasedTrainLoop,
     InfoBatchIterBasedTrainLoop,
 )
-from .policies import PRUNING_POLICIES
 from .pruning import (
     InfoBatchPolicy,
     NoPruningPolicy,
@@ -32,6 +24,7 @@ from .pruning import (
     QuantilePolicy,
     RandomPolicy,
 )
+from .pruning.registry import PRUNING_POLICIES
 from .sampler import InfoBatchSampler
 
 __version__ = '0.1.0'

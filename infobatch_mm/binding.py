@@ -1,14 +1,15 @@
 """Find the parts of a run that belong together, or say which is missing."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmengine.dist import all_gather_object, get_world_size
+from mmengine.dist import get_world_size
+from mmengine.hooks import CheckpointHook
 from mmengine.runner import EpochBasedTrainLoop
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, DataLoader
 
-from .clock import FullDataClock
+from .clock import EpochClock, FullDataClock
 from .datasets.indexed import IndexedDataset
 from .heads import (
     WeightedHeadMixin,
@@ -19,17 +20,51 @@ from .heads import (
 from .host.slices import unsliced
 from .sampler import InfoBatchSampler
 
-# The layout of InfoBatchHook.state_dict().
-STATE_VERSION = 2
 
-
-def check_single(hooks: Iterable[Any], kind: type) -> None:
-    """Raise a ValueError if there is more than one hook of a kind."""
-    if sum(isinstance(hook, kind) for hook in hooks) > 1:
-        raise ValueError(
-            f'the run has more than one {kind.__name__}, which would weight '
-            'and score each batch twice. Keep one in custom_hooks'
+def check_once(run: Any) -> None:
+    """Raise a RuntimeError if a hook has a run already."""
+    if run is not None:
+        raise RuntimeError(
+            'runner.train() was called a second time, but a pruned run ends '
+            'with its budget: its clock, scores and records cannot begin '
+            'anew. Build a new Runner, with resume=True and a larger '
+            'max_epochs or max_iters to go on'
         )
+
+
+def check_hooks(hooks: Sequence[Any], ours: Any) -> None:
+    """Raise a ValueError if the hooks of a run do not go together.
+
+    Args:
+        hooks (list): The hooks of the run, in the order of their priorities.
+        ours (InfoBatchHook): The one that asks.
+    """
+    if sum(isinstance(hook, type(ours)) for hook in hooks) > 1:
+        raise ValueError(
+            f'the run has more than one {type(ours).__name__}, which would '
+            'weight and score each batch twice. Keep one in custom_hooks'
+        )
+    for hook in hooks[: hooks.index(ours)]:
+        if isinstance(hook, CheckpointHook):
+            raise ValueError(
+                f'{type(hook).__name__} (priority {hook.priority}) comes '
+                f'before {type(ours).__name__} (priority {ours.priority}), so '
+                'it would save each step before its scores and its schedule '
+                'are counted, and a resumed run would be a step behind. Leave '
+                'the priorities of both out, or give the CheckpointHook the '
+                'greater number'
+            )
+    for hook in hooks:
+        recipes = getattr(hook, 'schedule', None)
+        if isinstance(recipes, Mapping) and any(
+            'loss' in recipe for recipe in recipes.values()
+        ):
+            raise ValueError(
+                f'{type(hook).__name__} switches to another loss in the '
+                'middle of the run, whose values cannot be compared with the '
+                'scores of the loss before it. Take the switch of the loss '
+                'out of its schedule, or train without InfoBatch'
+            )
 
 
 def find_sampler(dataloader: DataLoader) -> InfoBatchSampler:
@@ -80,7 +115,7 @@ def samples_budget(dataloader: DataLoader, loop: Any) -> int:
     Must be called before the first round is planned.
     """
     world_size = get_world_size()
-    if not isinstance(loop, EpochBasedTrainLoop):
+    if has_rounds(loop):
         return loop.max_iters * global_batch_size(dataloader, world_size)
     if dataloader.drop_last:
         batch = global_batch_size(dataloader, world_size)
@@ -147,41 +182,80 @@ def check_reported(heads: dict[str, WeightedHeadMixin], ledger: Any) -> None:
         )
 
 
-def check_same_on_all_ranks(digest: str) -> None:
-    """Raise a RuntimeError if the ranks have planned different rounds."""
-    digests = all_gather_object(digest)
-    if len(set(digests)) > 1:
+def check_heads(
+    model: nn.Module, heads: Mapping[str, WeightedHeadMixin]
+) -> None:
+    """Raise a RuntimeError if a model has other heads than at the start."""
+    if find_heads(model) != heads:
         raise RuntimeError(
-            'the ranks have planned different rounds, so samples would be '
-            f'lost and the weights wrong: {digests}. All ranks need the same '
-            'seed, data set and InfoBatch settings'
+            'the heads of the model, or their loss modules, were replaced '
+            'after training began, and the new ones are not weighted. Build '
+            'them in the config of the model'
         )
 
 
-def check_state(runner: Any, state: dict[str, Any], total: int) -> None:
-    """Raise a ValueError if a checkpoint cannot be resumed by this run."""
-    if state['version'] != STATE_VERSION:
-        raise ValueError(
-            f'the checkpoint holds the state of InfoBatch in version '
-            f'{state["version"]}, but this package reads {STATE_VERSION}. '
-            'Resume with the package that wrote it'
+def check_same_loader(now: Any, ours: DataLoader) -> None:
+    """Raise a RuntimeError if the train dataloader was replaced."""
+    if now is not ours:
+        raise RuntimeError(
+            'runner.train_loop.dataloader was replaced in the middle of the '
+            'run, so its samples are not those of the planned round, nor are '
+            'their weights. Change the pipeline of its data set instead, or '
+            'train without InfoBatch'
         )
-    if state['total'] != total:
-        raise ValueError(
-            f'the checkpoint holds the scores of {state["total"]} samples, '
-            f'but the train data set has {total}. Resume with the data set '
-            'of the checkpoint, or start anew with load_from and without '
-            'resume'
-        )
-    randomness = runner.cfg.get('randomness', {})
-    seed = randomness.get('seed')
-    if randomness.get('diff_rank_seed') or seed in (None, state['seed']):
+
+
+def seed_setting(cfg: Mapping[str, Any]) -> tuple[str, int | None]:
+    """Return which setting of a config seeds the train sampler, and its value.
+
+    None if nothing does: the seed is drawn at the start.
+    """
+    loader = cfg.get('train_dataloader') or {}
+    sampler = loader.get('sampler') if isinstance(loader, Mapping) else None
+    own = (sampler or {}).get('seed')
+    if own is not None:
+        return 'train_dataloader.sampler.seed', own
+    randomness = cfg.get('randomness') or {}
+    is_shared = not randomness.get('diff_rank_seed')
+    return 'randomness.seed', randomness.get('seed') if is_shared else None
+
+
+def keeps_order(dataloader: DataLoader) -> bool:
+    """Tell whether batches are cut from the order of the sampler.
+
+    A batch sampler of the user's may hold samples back, to group them.
+    """
+    return type(dataloader.batch_sampler) is BatchSampler
+
+
+def check_equal_batches(
+    sampler: InfoBatchSampler, kept: int, batch_size: int
+) -> None:
+    """Raise a ValueError if the ranks would make different numbers of steps.
+
+    Args:
+        sampler (InfoBatchSampler): The sampler of the train dataloader.
+        kept (int): Samples of the round, over all ranks.
+        batch_size (int): Samples of a step on each rank.
+    """
+    ranks = sampler.world_size
+    fewest, most = kept // ranks, -(-kept // ranks)
+    if sampler.round_up or -(-fewest // batch_size) == -(-most // batch_size):
         return
     raise ValueError(
-        f'randomness.seed is {seed}, but the checkpoint was made with seed '
-        f'{state["seed"]}. Set that one, or leave the seed out to take it '
-        'from the checkpoint'
+        f'train_dataloader.sampler.round_up=False gives {ranks} ranks '
+        f'{most} and {fewest} of {kept} samples, so in batches of '
+        f'{batch_size} some would make a step more and wait for the others '
+        'for ever. Set round_up=True, or another batch size'
     )
+
+
+def has_rounds(loop: Any) -> bool:
+    """Tell whether a train loop calls the hooks of rounds itself.
+
+    If not, its epochs are the rounds.
+    """
+    return not isinstance(loop, EpochBasedTrainLoop)
 
 
 def clock_of(loop: Any) -> FullDataClock:
@@ -202,7 +276,7 @@ def clock_of(loop: Any) -> FullDataClock:
     if hasattr(loop, 'clock'):
         return loop.clock
     if isinstance(loop, EpochBasedTrainLoop):
-        return FullDataClock(loop.max_iters, len(loop.dataloader))
+        return EpochClock(loop.max_iters, len(loop.dataloader))
     raise TypeError(
         f'train_cfg.type is {type(loop).__name__}, in which a pruned round '
         'would neither end nor advance the schedule. Set '

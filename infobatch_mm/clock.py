@@ -6,7 +6,6 @@ iterations is worth one or more ticks. Nothing here imports mmengine.
 """
 
 import math
-import time
 
 
 class FullDataClock:
@@ -106,6 +105,25 @@ class FullDataClock:
         later = -(-pruned * self.round_iters // max(1, self.round_ticks))
         return self.iters_left_in_round + later + full
 
+    def begin_rest(self, iters: int, share: float, rounds: int) -> None:
+        """Begin what is left of a round that was laid out in another way.
+
+        Args:
+            iters (int): Iterations of the rest, on each rank.
+            share (float): The share of the round's samples that is left. The
+                rest is worth as much of a full pass, but at least a tick an
+                iteration.
+            rounds (int): Rounds that have ended before this one.
+        """
+        self.begin_round(iters, ticks=self._rest_ticks(iters, share))
+
+    def _rest_ticks(self, iters: int, share: float) -> int:
+        return max(iters, round(share * self.pass_ticks))
+
+    def tick_at(self, *, iters: int, epochs: int) -> int:
+        """Return the tick of a full-data run after so much training."""
+        return iters
+
     def state_dict(self) -> dict[str, int]:
         """Return the position, as plain ints."""
         return dict(
@@ -124,6 +142,32 @@ class FullDataClock:
         self.position = state['position']
 
 
+class EpochClock(FullDataClock):
+    """The clock of a run by epochs, where each epoch is a round.
+
+    Its tick is a batch of the full-data run. So a run that is resumed with
+    another global batch counts in other ticks than its checkpoint did.
+    """
+
+    def begin_rest(self, iters: int, share: float, rounds: int) -> None:
+        """Begin what is left of a round, so that it ends with its epoch."""
+        ticks = self._rest_ticks(iters, share)
+        self.move_to((rounds + 1) * self.pass_ticks - ticks)
+        self.begin_round(iters, ticks=ticks)
+
+    def tick_at(self, *, iters: int, epochs: int) -> int:
+        """Return the tick of a full-data run after so much training."""
+        return epochs * self.pass_ticks
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Restore what :meth:`state_dict` gave, in ticks of this run."""
+        super().load_state_dict(state)
+        if state['pass_ticks'] != self.pass_ticks:
+            ratio = self.pass_ticks / state['pass_ticks']
+            passed = self.round_start + self._ticks(self.position)
+            self.move_to(round(passed * ratio))
+
+
 def crosses(previous: int, now: int, interval: int, begin: int = 0) -> bool:
     """Tell whether a multiple of an interval lies in ``(previous, now]``.
 
@@ -139,34 +183,3 @@ def crosses(previous: int, now: int, interval: int, begin: int = 0) -> bool:
     return now >= begin and (
         (now - begin) // interval > (previous - begin) // interval
     )
-
-
-class Stopwatch:
-    """Adds up wall-clock time between :meth:`start` and :meth:`stop`.
-
-    Attributes:
-        seconds (float): Time added up so far.
-    """
-
-    def __init__(self, seconds: float = 0.0) -> None:
-        self.seconds = seconds
-        self._since: float | None = None
-
-    def start(self) -> None:
-        """Go on; without effect while running."""
-        if self._since is None:
-            self._since = time.perf_counter()
-
-    def stop(self) -> None:
-        """Pause; without effect while paused."""
-        if self._since is not None:
-            self.seconds += time.perf_counter() - self._since
-            self._since = None
-
-    def read(self) -> float:
-        """Return the seconds up to now."""
-        running = self._since is not None
-        self.stop()
-        if running:
-            self.start()
-        return self.seconds

@@ -5,7 +5,7 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from torch import nn
 
 from .binding import find_sampler, global_batch_size
-from .clock import FullDataClock, crosses
+from .clock import EpochClock, FullDataClock, crosses
 
 
 @LOOPS.register_module()
@@ -16,12 +16,12 @@ class InfoBatchEpochBasedTrainLoop(EpochBasedTrainLoop):
     where it stood when a run is resumed within an epoch.
 
     Attributes:
-        clock (FullDataClock): Position in the full-data budget.
+        clock (EpochClock): Position in the full-data budget.
     """
 
     def __init__(self, *args, **kwargs) -> None:  # type: ignore[no-untyped-def]
         super().__init__(*args, **kwargs)
-        self.clock = FullDataClock(self._max_iters, len(self.dataloader))
+        self.clock = EpochClock(self._max_iters, len(self.dataloader))
 
     def run_epoch(self) -> None:
         """Iterate one round."""

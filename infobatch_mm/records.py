@@ -3,6 +3,7 @@
 import io
 import json
 import math
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from .atomic import AtomicLocalBackend
+from .host.atomic import AtomicLocalBackend
+from .pruned_run import PrunedRun
 
 # Bins of :func:`score_histogram`: four a decade, from 1e-6 to 1e2.
 SCORE_EDGES = [10 ** (step / 4) for step in range(-24, 9)]
@@ -32,6 +34,68 @@ def score_histogram(scores: Tensor) -> list[int]:
     return torch.bincount(bins, minlength=len(SCORE_EDGES) - 1).tolist()
 
 
+def round_scalars(run: PrunedRun) -> dict[str, float]:
+    """Return what is logged of the planned round."""
+    plan = run.plan
+    assert plan is not None
+    planned_of = run.total * (run.round + 1)
+    scalars = {
+        'infobatch/kept_ratio': len(plan) / run.total,
+        'infobatch/saved_ratio': 1 - run.samples_planned / planned_of,
+        'infobatch/mean_weight': plan.mean_weight,
+        'infobatch/variance_ratio': plan.variance_ratio,
+    }
+    if plan.threshold is not None:
+        scalars['infobatch/threshold'] = plan.threshold
+    return scalars
+
+
+def round_record(run: PrunedRun) -> dict[str, Any]:
+    """Return the line of ``infobatch.jsonl`` for the round that ended."""
+    plan = run.plan
+    assert plan is not None
+    return dict(
+        round=run.round,
+        iter=run.round_begin_iter,
+        total=run.total,
+        kept=len(plan),
+        threshold=plan.threshold,
+        mean_weight=plan.mean_weight,
+        max_weight=plan.weights.max().item(),
+        variance_ratio=plan.variance_ratio,
+        score_histogram=score_histogram(run.board.scores),
+        digest=run.plan_digest,
+        nonfinite=run.board.nonfinite,
+        seconds=run.times.round.seconds,
+    )
+
+
+def summary_of(run: PrunedRun, iters_run: int) -> dict[str, Any]:
+    """Return what a run has cost, against a full-data run.
+
+    A run that was stopped early is measured against a full-data run that
+    stops at the same point of the clock, so that what neither of them has
+    done does not count as saved.
+
+    Args:
+        run (PrunedRun): The run.
+        iters_run (int): Iterations that it has made.
+    """
+    budget = round(run.samples_budget * run.clock.progress)
+    return dict(
+        policy=repr(run.policy),
+        total=run.total,
+        rounds=run.round,
+        samples_budget=budget,
+        samples_seen=run.samples_seen,
+        saved_ratio=1 - run.samples_seen / budget if budget else 0.0,
+        iters_budget=run.clock.now,
+        iters_run=iters_run,
+        train_seconds=run.times.train.read(),
+        overhead_seconds=run.times.overhead.read(),
+    )
+
+
 class RunRecords:
     """The files ``infobatch.jsonl`` and ``infobatch_summary.json``.
 
@@ -43,13 +107,22 @@ class RunRecords:
         self.rounds_file = Path(work_dir) / 'infobatch.jsonl'
         self.summary_file = Path(work_dir) / 'infobatch_summary.json'
 
-    def begin(self, first_round: int) -> None:
+    def begin_anew(self) -> None:
+        """Put what another run has left in the folder out of the way.
+
+        Its files keep their names, with the next free number at the end.
+        """
+        for file in (self.rounds_file, self.summary_file):
+            if file.exists():
+                file.rename(_next_free(file))
+
+    def resume(self, first_round: int) -> None:
         """Drop the lines of rounds that will be run again.
 
         A last line torn by a crash is dropped too.
 
         Args:
-            first_round (int): The round that the run begins or resumes with.
+            first_round (int): The round that the run resumes with.
         """
         if not self.rounds_file.exists():
             return
@@ -66,6 +139,12 @@ class RunRecords:
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write the summary of the run."""
         self.summary_file.write_text(json.dumps(summary, indent=2) + '\n')
+
+
+def _next_free(file: Path) -> Path:
+    """Return the path with the first number at its end that is not taken."""
+    numbered = (file.with_name(f'{file.name}.{n}') for n in count(1))
+    return next(path for path in numbered if not path.exists())
 
 
 def _round_of(line: str) -> float:

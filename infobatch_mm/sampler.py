@@ -108,7 +108,14 @@ class InfoBatchSampler(DefaultSampler):
         """Number of samples that this rank yields in the coming round."""
         if self._plan is None or self._planned_epoch != self.epoch:
             return self.num_samples
+        total = self.samples_of_all_ranks
+        return len(range(self.rank, total, self.world_size))
+
+    @property
+    def samples_of_all_ranks(self) -> int:
+        """int: Samples of the planned round, with those that pad it."""
+        assert self._plan is not None
         total = max(0, len(self._plan) - self._start)
         if self.round_up:
-            return -(-total // self.world_size)
-        return len(range(self.rank, total, self.world_size))
+            total += -total % self.world_size
+        return total

@@ -1,7 +1,6 @@
-"""The last loss of every sample, or a moving average of its losses."""
+"""The scores: the last loss of every sample, or an average of its losses."""
 
 import torch
-from mmengine.dist import all_gather, all_reduce, get_world_size
 from torch import Tensor
 
 _MOST_WAITING = 1024  # batches; bounds the memory that they take
@@ -14,18 +13,21 @@ class ScoreBoard:
     exponential moving average of its losses, beginning with the first:
     ``momentum * score + (1 - momentum) * loss``. A sample that was never
     seen, or whose last loss was not finite, has no score: NaN. Updates
-    make no host synchronisation; the ranks of a distributed run hold their
-    own updates until :meth:`merge`.
+    make no host synchronisation. The ranks of a distributed run hold their
+    own updates until they exchange what is new: :meth:`take_new` gives it,
+    and :meth:`put` takes what the other ranks gave.
 
     Args:
         num_samples (int): Number of samples, N.
         device (torch.device | str): Where the scores live.
         momentum (float): Share of the old score in the new one, in [0, 1).
             Defaults to 0.0, the last loss.
+        shared (bool): Whether other ranks score too, so that what is new has
+            to be remembered. Defaults to False.
 
     Attributes:
         nonfinite (int): Losses that were not finite since it was last set to
-            zero, over all ranks, as of the last merge.
+            zero, over all ranks, as of the last exchange.
         unscored (int): An id that is no sample's. What is written under it is
             never read; a loss that belongs to no known sample goes there.
     """
@@ -36,8 +38,10 @@ class ScoreBoard:
         *,
         device: torch.device | str = 'cpu',
         momentum: float = 0.0,
+        shared: bool = False,
     ) -> None:
         self.momentum = momentum
+        self.shared = shared
         self.unscored = num_samples
         # One slot more than samples, so that no update needs a branch.
         self._slots = torch.full(
@@ -45,6 +49,7 @@ class ScoreBoard:
         )
         self.nonfinite = 0
         self._new_nonfinite = torch.zeros((), dtype=torch.int64, device=device)
+        self._no_ids = torch.empty(0, dtype=torch.int64, device=device)
         self._waiting: list[tuple[Tensor, Tensor]] = []
         self._updated: list[Tensor] = []
 
@@ -85,29 +90,27 @@ class ScoreBoard:
             scores = scores.lerp(old, self.momentum)
         self._slots[ids] = scores
         self._new_nonfinite += (~finite & (ids != self.unscored)).sum()
-        if get_world_size() > 1:
+        if self.shared:
             self._updated.append(ids)
 
-    def merge(self) -> None:
-        """Exchange the updates since the last merge between all ranks.
+    def take_new(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Hand over what is new since the last call.
 
-        Ids travel as int64 and scores as float32. Every rank must call it,
-        after equally many updates of equal size.
+        Returns:
+            tuple: The ids that were updated, int64, shape (U,), none of them
+            where nothing is shared; their scores, float32, shape (U,); and
+            the number of losses that were not finite, int64, shape ().
         """
         self._take_in()
-        all_reduce(self._new_nonfinite)
-        self.nonfinite += int(self._new_nonfinite.item())
+        nonfinite = self._new_nonfinite.clone()
         self._new_nonfinite.zero_()
-        if not self._updated:
-            return
-        ids = torch.cat(self._updated)
-        scores = self._slots[ids]
-        # In the order of ranks, so that a padded sample that was trained on
-        # two of them ends with the same score everywhere.
-        pairs = zip(all_gather(ids), all_gather(scores), strict=True)
-        for rank_ids, rank_scores in pairs:
-            self._slots[rank_ids] = rank_scores
+        ids = torch.cat([self._no_ids, *self._updated])
         self._updated = []
+        return ids, self._slots[ids], nonfinite
+
+    def put(self, ids: Tensor, scores: Tensor) -> None:
+        """Take over scores that a rank gave, both of shape (U,)."""
+        self._slots[ids] = scores
 
     def load(self, scores: Tensor) -> None:
         """Take over saved scores, shape (N,)."""

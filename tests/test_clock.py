@@ -6,7 +6,8 @@ from math import floor
 
 import pytest
 
-from infobatch_mm.clock import FullDataClock, Stopwatch, crosses
+from infobatch_mm.clock import FullDataClock, crosses
+from infobatch_mm.stopwatch import Stopwatch
 
 SHAPES = [(iters, ticks) for iters, ticks in product(range(1, 14), repeat=2)]
 PRUNED = [(iters, ticks) for iters, ticks in SHAPES if iters <= ticks]

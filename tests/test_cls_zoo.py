@@ -1,4 +1,4 @@
-"""tools/check_zoo.py --package mmpretrain."""
+"""python -m zoo check --package mmpretrain."""
 
 from copy import deepcopy
 
@@ -11,11 +11,12 @@ import cls_toys
 import zoos
 from mmpretrain.models.heads import LinearClsHead
 from mmpretrain.registry import MODELS
-from zoos import check_zoo
 
-import zoo_probes
+from zoo import subject
+from zoo.configs import config_root
+from zoo.package import load_package
 
-MMPRETRAIN = check_zoo.load_package('mmpretrain')
+MMPRETRAIN = load_package('mmpretrain')
 MIXUP = dict(type='Mixup', alpha=0.8)
 PIPELINE = [
     dict(type='LoadImageFromFile'),
@@ -87,7 +88,7 @@ def check(zoo, *args):
 
 
 def stock(name):
-    root = check_zoo.config_root('mmpretrain')
+    root = config_root('mmpretrain')
     return Config.fromfile(root / f'{name}.py')
 
 
@@ -190,46 +191,63 @@ def test_a_small_schedule_has_all_parts_of_the_stock_one():
 # What passes and what fails
 
 
-def test_a_sound_head_passes_also_with_mixed_images(zoo):
-    write_config(zoo, 'plain')
-    mixing = cls_toys.model(pruned=False, train_cfg=dict(augments=[MIXUP]))
-    write_config(zoo, 'mixing', model=mixing)
-    status, records = check(zoo)
+@pytest.fixture(scope='module')
+def passing(tmp_path_factory):
+    """Records of configs that pass, all of one run of the command."""
+    folder = tmp_path_factory.mktemp('zoo')
+    models = dict(
+        plain=dict(),
+        mixing=dict(train_cfg=dict(augments=[MIXUP])),
+        brief=dict(head=cls_toys.linear_head(type='BriefClsHead')),
+        squeezing=dict(head=cls_toys.linear_head(type='SqueezingClsHead')),
+    )
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        zoos.use_folder(folder, monkeypatch)
+        for name, settings in models.items():
+            model = cls_toys.model(pruned=False, **settings)
+            write_config(folder, name, model=model)
+        fast = dict(optimizer=dict(type='SGD', lr=1e3))
+        write_config(folder, 'fast', optim_wrapper=fast)
+        status, records = check(folder, '--jobs', '2')
     assert status == 0
     for record in records.values():
         assert record['status'] == 'passed' and 'same_as' not in record
-        probes = record['probes']
-        assert len(probes) == 7
-        assert all(isinstance(error, float) for error in probes.values())
-        assert record['rounds'][0] == 8 and min(record['rounds']) < 8
-    assert records['mixing.py']['heads'] == 'LinearClsHead + Mixup'
+    return records
 
 
-def test_a_head_without_a_gradient_left_is_measured_untrained(zoo):
-    brief = cls_toys.linear_head(type='BriefClsHead')
-    model = cls_toys.model(pruned=False, head=brief)
-    write_config(zoo, 'brief', model=model)
-    write_config(zoo, 'usual')
-    status, records = check(zoo)
-    assert status == 0
-    assert {r['status'] for r in records.values()} == {'passed'}
-    assert records['brief.py']['untrained']
-    assert 'untrained' not in records['usual.py']
+@pytest.mark.parametrize('name', ['plain', 'mixing'])
+def test_a_sound_head_passes_also_with_mixed_images(passing, name):
+    record = passing[f'{name}.py']
+    probes = record['probes']
+    assert len(probes) == 7
+    assert all(isinstance(error, float) for error in probes.values())
+    assert record['rounds'][0] == 8 and min(record['rounds']) < 8
+    mixing = ' + Mixup' if name == 'mixing' else ''
+    assert record['heads'] == f'LinearClsHead{mixing}'
 
 
-def test_a_learning_rate_too_large_for_small_batches_is_cut(zoo):
-    optimizer = dict(type='SGD', lr=1e3)
-    write_config(zoo, 'fast', optim_wrapper=dict(optimizer=optimizer))
-    status, records = check(zoo)
-    record = records['fast.py']
-    assert status == 0 and record['status'] == 'passed'
-    assert 'NaN' in record['small_learning_rate']
+def test_a_head_without_a_gradient_left_is_measured_untrained(passing):
+    assert passing['brief.py']['untrained']
+    assert 'untrained' not in passing['plain.py']
+
+
+def test_a_learning_rate_too_large_for_small_batches_is_cut(passing):
+    assert 'NaN' in passing['fast.py']['small_learning_rate']
+    assert 'small_learning_rate' not in passing['plain.py']
+
+
+def test_a_head_that_takes_no_single_image_is_not_compared_with_one(passing):
+    probes = passing['squeezing.py']['probes']
+    assert probes['scores'] == 0
+    reason = 'n/a: stock, on one image: size mismatch'
+    for name in ('scores_alone', 'single_images'):
+        assert probes[name].startswith(reason)
 
 
 @pytest.mark.parametrize('side', ['input', 'gradient'])
 def test_a_batch_norm_has_the_gradients_of_one_transposed_image(side):
     norm = torch.nn.BatchNorm2d(3).double().eval()
-    zoo_probes.lay_out(norm)
+    subject.lay_out(norm)
 
     def forward(values):
         if side == 'input':  # from (B, H * W, C)
@@ -246,15 +264,15 @@ def test_a_batch_norm_has_the_gradients_of_one_transposed_image(side):
 
 def test_what_is_single_enters_a_convolution_in_double():
     conv = torch.nn.Conv2d(3, 3, 1)
-    zoo_probes.to_double(conv)
+    subject.to_double(conv)
     assert conv(torch.randn(1, 3, 2, 2)).dtype == torch.double
 
 
 def test_other_keys_and_shapes_are_noticed():
-    zoo_probes.compare_keys(torch.nn.Linear(2, 3), torch.nn.Linear(2, 3))
+    subject.compare_keys(torch.nn.Linear(2, 3), torch.nn.Linear(2, 3))
     for other in (torch.nn.Linear(3, 3), torch.nn.Linear(2, 3, bias=False)):
         with pytest.raises(RuntimeError, match='weight|bias'):
-            zoo_probes.compare_keys(other, torch.nn.Linear(2, 3))
+            subject.compare_keys(other, torch.nn.Linear(2, 3))
 
 
 def test_of_each_config_is_said_why_it_did_not_pass(zoo):
@@ -271,7 +289,7 @@ def test_of_each_config_is_said_why_it_did_not_pass(zoo):
     write_config(zoo, 'headless', train_dataloader=None)
     (zoo / 'broken.py').write_text("_base_ = 'nothing.py'")
     report = zoo / 'report.md'
-    status, records = check(zoo, '--markdown', str(report))
+    status, records = check(zoo, '--jobs', '2', '--markdown', str(report))
     assert status == 1
     statuses = {name: r['status'] for name, r in records.items()}
     assert statuses == {
@@ -284,17 +302,6 @@ def test_of_each_config_is_said_why_it_did_not_pass(zoo):
     }
     assert 'linear: ' in records['leaky.py']['reason']
     text = report.read_text()
-    assert '| all | 6 | 1 | 1 | 0 | 1 | 1 | 1 | 1 | 1 |' in text
+    assert '| all | 6 | 4 | 1 | 1 | 0 | 1 | 1 | 1 | 1 | 1 |' in text
     assert '| not classification | captioning | 1 |' in text
     assert 'ADE20K' not in text and 'ignored' not in text
-
-
-def test_a_head_that_takes_no_single_image_is_not_compared_with_one(zoo):
-    head = cls_toys.linear_head(type='SqueezingClsHead')
-    write_config(zoo, 'head', model=cls_toys.model(pruned=False, head=head))
-    status, records = check(zoo)
-    probes = records['head.py']['probes']
-    assert status == 0 and probes['scores'] == 0
-    reason = 'n/a: stock, on one image: size mismatch'
-    for name in ('scores_alone', 'single_images'):
-        assert probes[name].startswith(reason)

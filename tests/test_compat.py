@@ -11,7 +11,7 @@ from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 
-from infobatch_mm import compat
+from infobatch_mm.host import config_bases, loading
 
 ROOT = Path(__file__).parents[1]
 
@@ -53,7 +53,7 @@ def test_one_task_is_enough(blocked, package, head):
         'from infobatch_mm import *\n'
         f'from {package}.registry import MODELS\n'
         f'assert MODELS.get({head!r}) is {head} is infobatch_mm.heads.{head}\n'
-        'from infobatch_mm.compat import is_importable\n'
+        'from infobatch_mm.host.packages import is_importable\n'
         f'assert not is_importable({blocked!r})\n'
         'print([n for n in globals() if n.startswith("Weighted")])'
     )
@@ -66,6 +66,7 @@ def test_bases_of_the_installed_family_are_found(tmp_path):
     base = 'mmseg::upernet/upernet_r50_4xb4-80k_ade20k-512x512.py'
     file = tmp_path / 'config.py'
     file.write_text(f'_base_ = {base!r}')
+    config_bases.alias_config_bases()
     assert Config.fromfile(file).model.decode_head.type == 'UPerHead'
 
 
@@ -73,19 +74,20 @@ def test_the_alias_is_only_set_where_the_official_package_is_missing(
     monkeypatch,
 ):
     installed = {'mmsegmentation', 'onedl-mmsegmentation', 'onedl-mmdet'}
-    monkeypatch.setattr(compat, '_is_installed', installed.__contains__)
+    monkeypatch.setattr(config_bases, 'is_installed', installed.__contains__)
     names = dict(mmseg='mmsegmentation', mmdet='mmdet', mmcv='mmcv')
     for name in list(MODULE2PACKAGE):
         monkeypatch.delitem(MODULE2PACKAGE, name)
     for name, distribution in names.items():
         monkeypatch.setitem(MODULE2PACKAGE, name, distribution)
-    compat.alias_config_bases()
+    config_bases.alias_config_bases()
     assert names | dict(mmdet='onedl-mmdet') == MODULE2PACKAGE
 
 
 def test_checkpoints_with_a_message_hub_load(tmp_path):
     file = tmp_path / 'checkpoint.pth'
     torch.save(dict(history=HistoryBuffer([1.0], [1])), file)
+    loading.allow_resuming()
     loaded = CheckpointLoader.load_checkpoint(str(file))
     assert loaded['history'].current() == 1.0
 
@@ -93,6 +95,6 @@ def test_checkpoints_with_a_message_hub_load(tmp_path):
 def test_loader_of_local_files(tmp_path):
     file = tmp_path / 'checkpoint.pth'
     torch.save(dict(history=HistoryBuffer([1.0], [1])), file)
-    assert compat.load_from_local(str(file))['history'].current() == 1.0
+    assert loading.load_from_local(str(file))['history'].current() == 1.0
     with pytest.raises(FileNotFoundError, match=r'none\.pth'):
-        compat.load_from_local(str(tmp_path / 'none.pth'))
+        loading.load_from_local(str(tmp_path / 'none.pth'))

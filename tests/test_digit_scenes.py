@@ -5,8 +5,8 @@ from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS, init_default_scope
 from torch.utils.data import DataLoader
 
-from infobatch_mm import digit_scenes
-from infobatch_mm.digit_scenes import DigitScenes
+from infobatch_mm.datasets import digit_scenes
+from infobatch_mm.datasets.digit_scenes import DigitScenes
 
 
 def assert_same(first, second):

@@ -123,7 +123,8 @@ def kill_until_done(ranks, make_config, *, seed):
     draw, done = random.Random(seed), 0
     for _ in range(KILLS):
         first, *others = start(ranks, make_config, True)
-        moment = draw.randint(1, 7), draw.uniform(0, 0.02)
+        # Many kills must come early, or the run ends before the last.
+        moment = draw.randint(1, 7 if KILLS < 10 else 3), draw.uniform(0, 0.02)
         done += first.kill_after(*moment, timeout=300)
         for child in others:
             child.process.kill()
@@ -137,8 +138,7 @@ def check_killed(tmp_path, make_config, *, ranks=1, seed=0):
     reference, killed = tmp_path / 'reference', tmp_path / 'killed'
     finish(ranks, partial(make_config, reference))
     done = kill_until_done(ranks, partial(make_config, killed), seed=seed)
-    print('killed', done, 'times')
-    assert done
+    assert done > 0.9 * KILLS
     assert_same_end(killed, reference)
 
 

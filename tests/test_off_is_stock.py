@@ -90,7 +90,7 @@ package = types.ModuleType('infobatch_mm')
 package.__path__ = [str(tests.parent / 'infobatch_mm')]
 sys.modules['infobatch_mm'] = package
 for file in (tests.parent / 'infobatch_mm').glob('[!_]*'):
-    if file.stem != 'digit_scenes':
+    if file.stem not in ('digit_scenes', 'datasets'):
         sys.modules[f'infobatch_mm.{file.stem}'] = None
 sys.path.insert(0, str(tests))
 torch.set_num_threads(1)

@@ -300,3 +300,7 @@ def test_a_new_run_begins_a_new_file(tmp_path):
     once = rounds(tmp_path)
     run(partial(config, tmp_path, ITERS), False)
     assert rounds(tmp_path) == once
+    kept = (tmp_path / 'infobatch.jsonl.1').read_text()
+    assert [json.loads(line)['digest'] for line in kept.splitlines()] == [
+        line['digest'] for line in once
+    ]

@@ -9,6 +9,7 @@ import torch
 from mmengine.runner import Runner
 
 from infobatch_mm import InfoBatchHook
+from infobatch_mm.ranks import merge_scores
 from infobatch_mm.scores import ScoreBoard
 
 NAN = math.nan
@@ -41,7 +42,7 @@ def test_after_a_loss_that_is_not_finite_it_begins_anew():
     assert board.scores.isnan().all()
     update(board, [0, 1], [1.0, 2.0])
     assert board.scores.tolist() == [1.0, 2.0]
-    board.merge()
+    merge_scores(board)
     assert board.nonfinite == 2
 
 
@@ -49,7 +50,7 @@ def test_what_goes_to_the_unscored_slot_is_never_read():
     board = ScoreBoard(1, momentum=0.5)
     update(board, [board.unscored, board.unscored], [5.0, NAN])
     update(board, [0], [1.0])
-    board.merge()
+    merge_scores(board)
     assert board.scores.tolist() == [1.0] and board.nonfinite == 0
 
 

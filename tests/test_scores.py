@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-import infobatch_mm.scores
+from infobatch_mm import ranks
+from infobatch_mm.ranks import merge_scores
 from infobatch_mm.scores import ScoreBoard
 
 NAN, INF = math.nan, math.inf
@@ -41,8 +42,8 @@ def test_losses_that_are_not_finite_are_counted_and_leave_no_score():
     update(board, [0, 1, 2], [NAN, INF, -INF])
     assert_scores(board, NAN, NAN, NAN, 1.0)
     assert board.nonfinite == 0  # until the merge
-    board.merge()
-    board.merge()
+    merge_scores(board)
+    merge_scores(board)
     assert board.nonfinite == 3
     update(board, [0], [2.0])
     assert_scores(board, 2.0, NAN, NAN, 1.0)
@@ -51,7 +52,7 @@ def test_losses_that_are_not_finite_are_counted_and_leave_no_score():
 def test_what_goes_to_the_unscored_slot_is_never_read():
     board = ScoreBoard(2)
     update(board, [board.unscored, 0, board.unscored], [5.0, 1.0, NAN])
-    board.merge()
+    merge_scores(board)
     assert_scores(board, 1.0, NAN)
     assert board.nonfinite == 0
 
@@ -81,7 +82,7 @@ def test_an_update_does_not_wait_for_the_device():
     )
     assert board.scores.is_meta
     with pytest.raises((RuntimeError, NotImplementedError)):
-        board.merge()
+        merge_scores(board)
 
 
 def test_saved_scores_are_taken_over():
@@ -93,25 +94,46 @@ def test_saved_scores_are_taken_over():
         other.load(torch.zeros(4))
 
 
-def test_ranks_end_with_the_same_scores(monkeypatch):
-    boards = [ScoreBoard(5), ScoreBoard(5)]
-    updates = [([0, 2], [1.0, NAN]), ([3, 0], [4.0, 5.0])]
-    monkeypatch.setattr(infobatch_mm.scores, 'get_world_size', lambda: 2)
+@pytest.mark.parametrize(
+    'updates',
+    [
+        [([0, 2], [1.0, NAN]), ([3, 0], [4.0, 5.0])],
+        # Ranks of round_up=False: one has a sample less.
+        [([0, 2], [1.0, NAN]), ([3, 0, 4], [4.0, 5.0, 6.0])],
+    ],
+    ids=['equal', 'unequal'],
+)
+def test_ranks_end_with_the_same_scores(monkeypatch, updates):
+    boards = [ScoreBoard(5, shared=True), ScoreBoard(5, shared=True)]
     for board, (ids, losses) in zip(boards, updates, strict=True):
         update(board, ids, losses)
 
-    # What the ranks gather, by dtype: ids as int64, scores as float32.
-    ids = [torch.tensor(ids) for ids, _ in updates]
-    pairs = list(zip(boards, ids, strict=True))
-    scores = [board.scores[i].clone() for board, i in pairs]
-    gathered = {torch.int64: ids, torch.float32: scores}
-    monkeypatch.setattr(
-        infobatch_mm.scores, 'all_gather', lambda own: gathered[own.dtype]
-    )
-    monkeypatch.setattr(
-        infobatch_mm.scores, 'all_reduce', lambda count: count.fill_(1)
-    )
+    # What the ranks exchange: ids as int64 and scores as float32, each as
+    # long as the longest of them.
+    longest = max(len(ids) for ids, _ in updates)
+    filled = [ids + [5] * (longest - len(ids)) for ids, _ in updates]
+    scores = [
+        losses + [0.0] * (longest - len(losses)) for _, losses in updates
+    ]
+    gathered = {
+        torch.int64: [torch.tensor(ids) for ids in filled],
+        torch.float32: [torch.tensor(losses) for losses in scores],
+    }
+
+    def all_gather(own):
+        assert any(
+            torch.equal(own.nan_to_num(7), each.nan_to_num(7))
+            for each in gathered[own.dtype]
+        )
+        return gathered[own.dtype]
+
+    def all_reduce(count, op='sum'):
+        count.fill_(longest if op == 'max' else 1)
+
+    monkeypatch.setattr(ranks, 'all_gather', all_gather)
+    monkeypatch.setattr(ranks, 'all_reduce', all_reduce)
     for board in boards:
-        board.merge()
-        assert_scores(board, 5.0, NAN, NAN, 4.0, NAN)
+        merge_scores(board)
+        last = updates[1][1][2] if longest == 3 else NAN
+        assert_scores(board, 5.0, NAN, NAN, 4.0, last)
         assert board.nonfinite == 1

@@ -1,4 +1,4 @@
-"""Folders of configs for tools/check_zoo.py, in place of a package's."""
+"""Folders of configs for the check of the zoo, in place of a package's."""
 
 import json
 from pathlib import Path
@@ -6,19 +6,19 @@ from typing import Any
 
 import mmengine.config.config
 import pytest
-from test_tools import load_tool
 from yapf.yapflib import yapf_api
 
-check_zoo: Any = load_tool('check_zoo')
+from zoo import __main__ as command
+from zoo import check as zoo_check
 
 
 def use_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the tool check the configs of a folder."""
+    """Let the command check the configs of a folder."""
     monkeypatch.undo()  # conftest's text of a config cannot be read back
     for module in (yapf_api, mmengine.config.config):
         monkeypatch.setattr(module, 'FormatCode', None, raising=False)
-    check_zoo.skip_layout()
-    monkeypatch.setattr(check_zoo, 'config_root', lambda package: folder)
+    zoo_check.skip_layout()
+    monkeypatch.setattr(zoo_check, 'config_root', lambda package: folder)
 
 
 def write_config(folder: Path, name: str, **settings: Any) -> None:
@@ -29,8 +29,8 @@ def write_config(folder: Path, name: str, **settings: Any) -> None:
 
 
 def check(folder: Path, *args: str) -> tuple[int, dict[str, Any]]:
-    """Run the tool; return its exit status and the records by config."""
+    """Run the command; return its exit status and the records by config."""
     out = folder / 'out.jsonl'
-    status = check_zoo.main([*args, '--all', '--json', str(out)])
+    status = command.main(['check', *args, '--all', '--json', str(out)])
     records = [json.loads(line) for line in out.read_text().splitlines()]
     return status, {record['config']: record for record in records}

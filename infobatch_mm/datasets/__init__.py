@@ -1,1 +1,1 @@
-"""Data sets: the wrapper that every pruned run needs, and two to train on."""
+"""Data sets: the wrapper that numbers samples, and two to train on."""

@@ -1,6 +1,6 @@
 """Stock heads with the gradient of each image weighted."""
 
-from ..compat import is_importable
+from ..host.packages import is_importable
 from .scoring import has_pixel_losses
 from .seams import attach, outermost_heads, seam_of
 from .weighted import WeightedHeadMixin

@@ -1,0 +1,1 @@
+"""Our own benchmarks, on the library `infobatch_mm.compare`."""

@@ -1,0 +1,43 @@
+"""Which of the OpenMMLab packages are there.
+
+open-mmlab (mmengine, mmcv, mmsegmentation, mmpretrain) and the OneDL forks
+(onedl-mmengine, ...) share their import names. Everything in this package
+asks what the installed packages can do, never which version they are.
+"""
+
+from importlib import metadata, util
+
+INSTALL_HINT = (
+    'infobatch_mm needs one family of OpenMMLab packages, and {missing} '
+    'cannot be imported. Install one of them: '
+    'pip install "infobatch_mm[onedl]" (recommended, pure Python) or '
+    'pip install "infobatch_mm[openmmlab]" (official; mmcv with compiled '
+    'ops); for classification "infobatch_mm[cls]" or '
+    '"infobatch_mm[cls-openmmlab]"'
+)
+# What the heads come from; one of them is enough.
+TASKS = ('mmseg', 'mmpretrain')
+
+
+def is_importable(package: str) -> bool:
+    """Tell whether a package is there, without importing it."""
+    return util.find_spec(package) is not None
+
+
+def require_family() -> None:
+    """Raise an ImportError that names the extras if a package is missing."""
+    for name in ('mmengine', 'mmcv'):
+        if not is_importable(name):
+            raise ImportError(INSTALL_HINT.format(missing=name))
+    if not any(map(is_importable, TASKS)):
+        missing = f'none of {" and ".join(TASKS)}'
+        raise ImportError(INSTALL_HINT.format(missing=missing))
+
+
+def is_installed(distribution: str) -> bool:
+    """Tell whether a distribution is there, by its name on the index."""
+    try:
+        metadata.distribution(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True

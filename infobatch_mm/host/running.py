@@ -1,0 +1,91 @@
+"""What else of a run counts iterations, and has to follow the clock."""
+
+from typing import Any
+
+from mmengine.hooks import ParamSchedulerHook
+from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.runner import EpochBasedTrainLoop
+
+
+def is_resuming(runner: Any) -> bool:
+    """Tell whether a checkpoint is resumed, and not only its weights loaded.
+
+    ``after_load_checkpoint`` is called for ``load_from`` too, and nothing
+    public tells the two apart.
+    """
+    return runner._resume
+
+
+def steps_schedulers(runner: Any) -> bool:
+    """Tell whether mmengine's own hook steps the schedulers of a run."""
+    return any(isinstance(hook, ParamSchedulerHook) for hook in runner.hooks)
+
+
+def step_schedulers(schedulers: Any) -> None:
+    """Step iteration-based schedulers once, as ParamSchedulerHook does.
+
+    Args:
+        schedulers (list | dict | None): ``runner.param_schedulers``.
+    """
+    if isinstance(schedulers, dict):
+        for group in schedulers.values():
+            step_schedulers(group)
+        return
+    for scheduler in schedulers or []:
+        if not scheduler.by_epoch:
+            scheduler.step()
+
+
+def announce_max_iters(runner: Any, max_iters: int) -> None:
+    """Tell the loop and the optimizer how many iterations the run will have.
+
+    The loop's number is behind the ETA and ``is_last_train_iter``, and can
+    only be read in public. The optimizer wrapper's is behind the last group
+    of gradient accumulation, so it is told in the last round, when the number
+    is exact.
+
+    Args:
+        runner (Runner): The runner of the run, whose round is planned.
+        max_iters (int): Real iterations of the whole run.
+    """
+    runner.train_loop._max_iters = max_iters
+    runner.message_hub.update_info('max_iters', max_iters)
+    wrapper = runner.optim_wrapper
+    is_dict = isinstance(wrapper, OptimWrapperDict)
+    for single in wrapper.values() if is_dict else [wrapper]:
+        if in_last_round(runner.train_loop):
+            end_accumulation(single, max_iters)
+        else:
+            # mmengine's word for not known: all groups are whole.
+            single._max_counts = -1
+
+
+def in_last_round(loop: Any) -> bool:
+    """Tell whether the planned round of a train loop ends the run."""
+    if isinstance(loop, EpochBasedTrainLoop):
+        return loop.epoch + 1 == loop.max_epochs
+    clock = loop.clock
+    return clock.round_start + clock.round_ticks >= clock.budget
+
+
+def end_accumulation(wrapper: OptimWrapper, max_iters: int) -> None:
+    """Let the last group of accumulated gradients end with the run.
+
+    As in a stock run, the gradients of a last group that is not whole are
+    divided by its own number of iterations. The wrapper works these numbers
+    out once, at the start, and has no public way to correct them.
+
+    Args:
+        wrapper (OptimWrapper): Has accumulated whole groups up to now.
+        max_iters (int): Real iterations of the whole run, exactly.
+    """
+    rest = max_iters % wrapper._accumulative_counts
+    wrapper._max_counts = max_iters
+    wrapper._remainder_counts = rest
+    if not rest or wrapper._inner_count < max_iters - rest:
+        return
+    # The group began in an earlier round, as if it were to become whole.
+    for group in wrapper.optimizer.param_groups:
+        for parameter in group['params']:
+            if parameter.grad is not None:
+                parameter.grad.mul_(wrapper._accumulative_counts / rest)

@@ -1,0 +1,334 @@
+"""The state of a pruned run: its rounds, its counters, its checkpoint entry.
+
+It knows neither mmengine nor a runner. :class:`InfoBatchHook` tells it what
+happens, and carries its answers to the sampler, the heads and the files.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from .clock import FullDataClock
+from .pruning import Plan
+from .scores import ScoreBoard
+from .stopwatch import RunTimes
+
+# The entry of a checkpoint, and the version of its layout.
+STATE_KEY = 'infobatch'
+STATE_VERSION = 2
+
+# Counters that a checkpoint holds as they are.
+_COUNTERS = ('round', 'round_begin_iter', 'samples_seen', 'samples_planned')
+
+
+class Policy(Protocol):
+    """What plans a round; see :class:`infobatch_mm.pruning.PruningPolicy`."""
+
+    def plan(
+        self,
+        scores: Tensor,
+        *,
+        generator: torch.Generator,
+        multiple_of: int = 1,
+        progress: float = 0.0,
+    ) -> Plan:
+        """Plan a round."""
+
+
+class PrunedRun:
+    """What is known of a pruned run, and how it changes.
+
+    A round goes through :meth:`draw_plan`, :meth:`begin_round`, steps with
+    :meth:`end_step`, and :meth:`end_round`. A run that is resumed within a
+    round has the plan from its checkpoint and skips the first.
+
+    Args:
+        policy (Policy): What plans the rounds.
+        clock (FullDataClock): Position in the full-data budget.
+        board (ScoreBoard): The scores.
+        batch_size (int): Samples of a step, over all ranks.
+        samples_budget (int): Samples that a full-data run sees.
+        seed (int): Seed of the draws.
+        delta (float): Share of the clock from which all data is used.
+        score (str): What the score of an image is.
+        warmup_rounds (int): Rounds at the start that use all data.
+        trims_rounds (bool): Whether a round leaves out a remainder smaller
+            than a batch, as the loop by iterations needs it.
+        keeps_order (bool): Whether samples are trained on in the order of
+            the plan. A batch sampler that holds samples back does not; then
+            it is noted which samples of the round were trained on.
+
+    Attributes:
+        plan (Plan, optional): The plan of the round; None between rounds.
+        samples_done (int): Samples of the plan trained on, over all ranks.
+        samples_left (int): Samples that the round still has.
+        weights (Tensor): Gradient weights of all samples, float32, (N,).
+        times_kept (Tensor): Rounds that kept each sample, int32, (N,).
+        trained (Tensor, optional): What was trained on in this round, bool,
+            (N,); None where the order of the plan tells it.
+        times (RunTimes): What training has taken, and pruning of it.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        clock: FullDataClock,
+        board: ScoreBoard,
+        *,
+        batch_size: int,
+        samples_budget: int,
+        seed: int,
+        delta: float = 0.875,
+        score: str = 'image_mean',
+        warmup_rounds: int = 0,
+        trims_rounds: bool = False,
+        keeps_order: bool = True,
+    ) -> None:
+        self.policy, self.clock, self.board = policy, clock, board
+        self.batch_size, self.samples_budget = batch_size, samples_budget
+        self.seed, self.delta, self.score = seed, delta, score
+        self.warmup_rounds, self.trims_rounds = warmup_rounds, trims_rounds
+        self.total = len(board)
+        self.weights = torch.ones(self.total, dtype=torch.float32)
+        self.times_kept = torch.zeros(self.total, dtype=torch.int32)
+        self.trained: Tensor | None = None
+        if not keeps_order:
+            self.trained = torch.zeros(self.total, dtype=torch.bool)
+        self.plan: Plan | None = None
+        self.plan_digest = ''
+        self.round = self.round_begin_iter = 0
+        self.samples_done = self.samples_left = 0
+        self.samples_seen = self.samples_planned = 0
+        self.times = RunTimes()
+        self._has_new_layout = False
+
+    # Rounds
+
+    def draw_plan(self, generator: torch.Generator) -> None:
+        """Plan the coming round from the scores.
+
+        Args:
+            generator (torch.Generator): That of the round, the same on all
+                ranks.
+        """
+        scores = self.board.scores.cpu()
+        if self.round < self.warmup_rounds:
+            # As if there were none yet, which every policy keeps whole.
+            scores = torch.full_like(scores, torch.nan)
+        plan = self.policy.plan(
+            scores,
+            generator=generator,
+            multiple_of=self.batch_size,
+            progress=self.clock.progress,
+        )
+        if self.trims_rounds:
+            plan = plan.trimmed(self.batch_size)
+        self.plan, self.samples_done = plan, 0
+        self.times_kept[plan.indices] += 1
+        self.samples_planned += len(plan)
+        if self.trained is not None:
+            self.trained.zero_()
+
+    @property
+    def remaining(self) -> tuple[Plan, int]:
+        """tuple: A plan, and how many of its samples are done already."""
+        assert self.plan is not None
+        if self.trained is None or not self.samples_done:
+            return self.plan, self.samples_done
+        left = ~self.trained[self.plan.indices]
+        plan = Plan(self.plan.indices[left], self.plan.weights[left])
+        return plan, 0
+
+    def begin_round(
+        self, *, iters: int, samples: int, first_iter: int
+    ) -> None:
+        """Begin the planned round, or go on with one that had begun.
+
+        Args:
+            iters (int): Iterations that are left of it, on each rank.
+            samples (int): Samples that are left of it, over all ranks, with
+                those that fill up the last batch.
+            first_iter (int): The iteration with which it begins now.
+        """
+        assert self.plan is not None
+        self.samples_left = samples
+        self.plan_digest = self.plan.digest()
+        self.weights[self.plan.indices] = self.plan.weights
+        if not self.samples_done:
+            self.clock.begin_round(iters)
+            self.round_begin_iter = first_iter
+        elif self._has_new_layout:
+            # The global batches have another size: the rest of the round is
+            # laid out anew, and is worth the rest of its share of the clock.
+            left = max(0, 1 - self.samples_done / len(self.plan))
+            self.clock.begin_rest(iters, left, self.round)
+
+    def end_round(self) -> None:
+        """End the round, wherever it stands."""
+        self.board.nonfinite = 0
+        self.clock.end_round()
+        self.plan = None
+        self.round += 1
+        self.times.begin_round()
+
+    def iters_left(self) -> int:
+        """Return how many iterations are still to come, estimated."""
+        return self.clock.estimate_iters_left(self.delta)
+
+    # Steps
+
+    def end_step(self, ids: Tensor) -> int:
+        """Note that a batch was trained on.
+
+        Args:
+            ids (Tensor): The samples of this rank's batch, int64, (B,).
+
+        Returns:
+            int: The ticks of the clock that the step was worth.
+        """
+        if self.trained is not None:
+            self.trained[ids] = True
+        # Of all ranks, and of the plan: a collate function may repeat some.
+        samples = min(self.batch_size, self.samples_left)
+        self.samples_left -= samples
+        self.samples_done += samples
+        self.samples_seen += samples
+        return self.clock.tick()
+
+    # Checkpoints
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that the rest of the run depends on.
+
+        It holds tensors and plain values alone, so that it loads with
+        ``weights_only=True``.
+        """
+        state = dict(
+            version=STATE_VERSION,
+            policy=repr(self.policy),
+            score=self.score,
+            total=self.total,
+            seed=self.seed,
+            batch_size=self.batch_size,
+            clock=self.clock.state_dict(),
+            scores=self.board.scores.cpu(),
+            times_kept=self.times_kept,
+            nonfinite=self.board.nonfinite,
+            **{name: getattr(self, name) for name in _COUNTERS},
+            **self.times.state_dict(),
+        )
+        if self.plan is not None:
+            state['indices'] = self.plan.indices
+            state['weights'] = self.plan.weights
+            state['threshold'] = self.plan.threshold
+            state['variance_ratio'] = self.plan.variance_ratio
+            state['samples_done'] = self.samples_done
+            if self.trained is not None:
+                state['trained'] = self.trained
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> list[str]:
+        """Go on where a checkpoint left off.
+
+        Args:
+            state (dict): What :meth:`state_dict` gave.
+
+        Returns:
+            list[str]: What the user should be warned of.
+
+        Raises:
+            ValueError: If this run cannot go on from it.
+        """
+        check_state(state, self.total)
+        warnings = []
+        if state['policy'] != repr(self.policy):
+            warnings.append(
+                f'the checkpoint was made with {state["policy"]}; from its '
+                f'next round on the run uses {self.policy!r}'
+            )
+        # Checkpoints older than the option have image means.
+        if state.get('score', 'image_mean') == self.score:
+            self.board.load(state['scores'])
+        else:
+            warnings.append(
+                f'the scores of the checkpoint are not of the kind '
+                f'score={self.score!r}: they are dropped, and samples are '
+                'kept until they have new ones'
+            )
+        self.seed = state['seed']
+        for name in _COUNTERS:
+            setattr(self, name, state[name])
+        self.board.nonfinite = state['nonfinite']
+        self.times_kept = state['times_kept'].cpu()
+        self.times.load_state_dict(state)
+        self._has_new_layout = state['batch_size'] != self.batch_size
+        self.clock.load_state_dict(state['clock'])
+        if 'indices' in state:
+            self._load_plan(state)
+        return warnings
+
+    def _load_plan(self, state: Mapping[str, Any]) -> None:
+        self.plan = Plan(
+            state['indices'].cpu(),
+            state['weights'].cpu(),
+            state['threshold'],
+            state['variance_ratio'],
+        )
+        self.samples_done = state['samples_done']
+        if 'trained' in state:
+            self.trained = state['trained'].cpu()
+
+    def begin_without_state(self, *, iters: int, epochs: int) -> None:
+        """Go on from a checkpoint of a run that did not prune.
+
+        Args:
+            iters (int): Iterations that it has made.
+            epochs (int): Epochs that it has made.
+        """
+        self.clock.move_to(self.clock.tick_at(iters=iters, epochs=epochs))
+        self.round = self.clock.now // self.clock.pass_ticks
+        self.samples_planned = self.round * self.total
+        self.samples_seen = round(self.clock.progress * self.samples_budget)
+
+
+def check_state(state: Mapping[str, Any], total: int) -> None:
+    """Raise a ValueError if a run cannot go on from a checkpoint's entry.
+
+    Args:
+        state (dict): The entry.
+        total (int): Number of samples of the run.
+    """
+    if state['version'] != STATE_VERSION:
+        raise ValueError(
+            f'the checkpoint holds the state of InfoBatch in version '
+            f'{state["version"]}, but this package reads {STATE_VERSION}. '
+            'Resume with the package that wrote it'
+        )
+    if state['total'] != total:
+        raise ValueError(
+            f'the checkpoint holds the scores of {state["total"]} samples, '
+            f'but the train data set has {total}. Resume with the data set '
+            'of the checkpoint, or start anew with load_from and without '
+            'resume'
+        )
+
+
+def check_seed(
+    name: str, setting: int | None, state: Mapping[str, Any]
+) -> None:
+    """Raise a ValueError if a run asks for another seed than its checkpoint.
+
+    Args:
+        name (str): The setting that the seed comes from.
+        setting (int, optional): The seed; None takes the checkpoint's.
+        state (dict): The entry of the checkpoint.
+    """
+    if setting in (None, state['seed']):
+        return
+    raise ValueError(
+        f'{name} is {setting}, but the checkpoint was made with seed '
+        f'{state["seed"]}. Set that one, or leave the seed out to take it '
+        'from the checkpoint'
+    )

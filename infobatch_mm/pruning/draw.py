@@ -1,0 +1,127 @@
+"""Drawing a plan: how many samples of each stratum, and which ones."""
+
+import math
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .plan import Plan
+
+
+def kept_counts(
+    sizes: Sequence[int], prune_ratios: Sequence[float], multiple_of: int = 1
+) -> list[int]:
+    """Return how many samples each stratum keeps.
+
+    A stratum of n samples keeps the integer nearest to ``(1 - ratio) * n``,
+    but at least one: a probability of zero could not be weighted. The total
+    is then moved to the nearest multiple of ``multiple_of``, by changing the
+    strata that are pruned, the largest first. None of them loses more than
+    half of what it keeps by that, so that no weight more than doubles; where
+    no such multiple can be reached the total stays as it is.
+
+    Args:
+        sizes (Sequence[int]): Number of samples of each stratum.
+        prune_ratios (Sequence[float]): Share to prune of each stratum.
+        multiple_of (int): What the total should be a multiple of.
+    """
+    kept = [
+        n if ratio == 0 else min(n, max(1, round((1 - ratio) * n)))
+        for n, ratio in zip(sizes, prune_ratios, strict=True)
+    ]
+    pruned = [j for j, ratio in enumerate(prune_ratios) if ratio and sizes[j]]
+    if not pruned:
+        return kept
+    total, most = sum(kept), sum(sizes)
+    fewest = {j: -(-kept[j] // 2) for j in pruned}
+    least = total - sum(kept[j] - fewest[j] for j in pruned)
+    lowest = math.ceil(least / multiple_of) * multiple_of
+    highest = most // multiple_of * multiple_of
+    if lowest > highest:
+        return kept
+    nearest = (total + multiple_of // 2) // multiple_of * multiple_of
+    missing = min(max(nearest, lowest), highest) - total
+    for j in sorted(pruned, key=lambda j: -sizes[j]):
+        step = min(max(missing, fewest[j] - kept[j]), sizes[j] - kept[j])
+        kept[j] += step
+        missing -= step
+    return kept
+
+
+def uniform_subset(
+    members: np.ndarray, m: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Draw m of the members without replacement, each set of m alike.
+
+    A byte of randomness a sample serves instead of a permutation. Flips of a
+    coin that keeps about m / n of the members leave nearly m of them; those
+    too many are taken out, or those missing put in, at random. Neither step
+    tells one member from another, so every set of m is equally likely,
+    whatever the coin.
+
+    Args:
+        members (ndarray): Whether a sample is a member, bool, shape (N,).
+        m (int): How many to draw, at most the number of members.
+        rng (np.random.Generator): The source of randomness.
+
+    Returns:
+        ndarray: The members drawn, int64, shape (m,), ascending.
+    """
+    n = np.count_nonzero(members)
+    if m == n:
+        return np.flatnonzero(members)
+    coin = rng.integers(256, size=len(members), dtype=np.uint8)
+    drawn = members & (coin < 256 * m // n)
+    surplus = np.count_nonzero(drawn) - m
+    wrong = np.flatnonzero(members & (drawn == (surplus > 0)))
+    drawn[rng.choice(wrong, abs(surplus), replace=False)] ^= True
+    return np.flatnonzero(drawn)
+
+
+def whole_plan(
+    num_samples: int,
+    generator: torch.Generator,
+    threshold: float | None = None,
+) -> Plan:
+    """Keep all samples. See :meth:`PruningPolicy.plan`."""
+    order = torch.randperm(num_samples, generator=generator)
+    weights = torch.ones(num_samples, dtype=torch.float32)
+    return Plan(order, weights, threshold)
+
+
+def strata_of(values: np.ndarray, edges: Iterable[float]) -> np.ndarray:
+    """Return how many of the edges are at or below each value, uint8."""
+    strata = np.zeros(len(values), np.uint8)
+    for edge in edges:
+        strata += values >= edge
+    return strata
+
+
+def draw(
+    strata: np.ndarray,
+    kept: Sequence[int],
+    weights: Sequence[float],
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """Return indices and weights of a plan.
+
+    The strata are laid end to end, each thinned out, and permuted. So the
+    place of a sample before the permutation tells its stratum.
+    """
+    seed = torch.randint(2**63 - 1, (2,), generator=generator).tolist()
+    rng = np.random.default_rng(seed)
+    ids = np.concatenate(
+        [uniform_subset(strata == j, m, rng) for j, m in enumerate(kept)]
+    )
+    # Places fit into four bytes up to 2**31 samples, and permute faster.
+    order = torch.randperm(len(ids), generator=generator, dtype=torch.int32)
+    indices = torch.from_numpy(ids).index_select(0, order)
+    del ids
+    ends = list(accumulate(kept))
+    kept_strata = strata_of(order.numpy(), ends[:-1])
+    del order
+    table = np.array(weights, np.float32)
+    return indices, torch.from_numpy(table.take(kept_strata))

@@ -1,0 +1,62 @@
+"""The plan of a round: which samples it keeps, and with what weight."""
+
+import hashlib
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """The samples of one round, in training order.
+
+    Attributes:
+        indices (Tensor): Sample ids, int64, shape (K,).
+        weights (Tensor): Gradient weights beside them, float32, shape (K,).
+            Their sum is the number of samples of the whole data set.
+        threshold (float, optional): The score below which samples may have
+            been pruned; None if the round has no threshold.
+        variance_ratio (float): The variance that pruning adds, from the
+            scores alone: the sum of ``(1 - p) / p * score ** 2`` over the sum
+            of ``score ** 2``, both over all scored samples, where p is the
+            probability m / n of being kept. If the score stands for the norm
+            of the gradient, it is the variance of the weighted sum of
+            gradients, over the sum of their squared norms, for samples kept
+            independently of each other (Horvitz-Thompson). A stratum is
+            drawn without replacement, which subtracts the stratum's mean
+            from its gradients and multiplies by ``n / (n - 1)``. That leaves
+            the variance as it is if they are orthogonal, and makes it less
+            if the squared norm of their sum exceeds the sum of their squared
+            norms. 0 if nothing is pruned, or if all scores are zero.
+    """
+
+    indices: Tensor
+    weights: Tensor
+    threshold: float | None = None
+    variance_ratio: float = 0.0
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def mean_weight(self) -> float:
+        """float: Mean of the weights; N / K if the plan is not trimmed."""
+        return self.weights.mean(dtype=torch.float64).item()
+
+    def digest(self) -> str:
+        """Return the SHA-1 of the indices and weights, in order."""
+        sha1 = hashlib.sha1(self.indices.numpy().data)
+        sha1.update(self.weights.numpy().data)
+        return sha1.hexdigest()
+
+    def trimmed(self, multiple_of: int) -> 'Plan':
+        """Return the plan without a remainder smaller than ``multiple_of``.
+
+        The order of a plan is random, so the part left out is drawn uniformly
+        and the mean step stays unbiased.
+        """
+        kept = len(self) // multiple_of * multiple_of
+        return replace(
+            self, indices=self.indices[:kept], weights=self.weights[:kept]
+        )

@@ -1,0 +1,185 @@
+"""PrunedRun: rounds, counters and the checkpoint entry, without a runner."""
+
+import ast
+import io
+from pathlib import Path
+
+import pytest
+import torch
+
+import infobatch_mm.pruned_run
+from infobatch_mm.clock import EpochClock, FullDataClock
+from infobatch_mm.pruned_run import PrunedRun, check_seed
+from infobatch_mm.pruning import InfoBatchPolicy, NoPruningPolicy
+from infobatch_mm.scores import ScoreBoard
+
+TOTAL, BATCH, BUDGET = 24, 4, 48
+
+
+def new_run(*, batch=BATCH, clock=FullDataClock, policy=None, **settings):
+    return PrunedRun(
+        policy or InfoBatchPolicy(0.5),
+        clock(BUDGET * BATCH // batch, TOTAL // batch),
+        ScoreBoard(TOTAL),
+        batch_size=batch,
+        samples_budget=BUDGET * BATCH,
+        seed=5,
+        **settings,
+    )
+
+
+def loss_of(ids, step):
+    """A loss that depends on the sample and falls with the step."""
+    return (1 + ids.float()).sqrt() / (1 + 0.1 * step)
+
+
+class Training:
+    """The loop that a runner makes, without one."""
+
+    def __init__(self, run, step=0):
+        self.run, self.step, self.batches = run, step, []
+
+    def round(self, stop_at=None):
+        run = self.run
+        if run.plan is None:
+            seed = run.seed + run.round
+            run.draw_plan(torch.Generator().manual_seed(seed))
+        plan, done = run.remaining
+        left = plan.indices[done:].split(run.batch_size)
+        run.begin_round(
+            iters=len(left),
+            samples=len(plan) - done,
+            first_iter=self.step,
+        )
+        for ids in left:
+            if self.step == stop_at:
+                return False
+            self.batches.append((ids.tolist(), run.weights[ids].tolist()))
+            run.board.update(ids, loss_of(ids, self.step))
+            run.end_step(ids)
+            self.step += 1
+        run.end_round()
+        return True
+
+    def until(self, stop_at=None):
+        while not self.run.clock.done and self.round(stop_at):
+            pass
+        return self
+
+
+def saved(run):
+    """Return a checkpoint entry as it comes back from a file."""
+    file = io.BytesIO()
+    torch.save(run.state_dict(), file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+def test_the_module_imports_no_mmengine():
+    tree = ast.parse(Path(infobatch_mm.pruned_run.__file__).read_text())
+    names = [
+        name
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+        for name in [getattr(node, 'module', None) or '']
+        + [alias.name for alias in node.names]
+    ]
+    assert names and not any(name.startswith('mm') for name in names)
+
+
+def test_a_run_prunes_until_delta_and_spends_its_budget():
+    training = Training(new_run()).until()
+    run = training.run
+    kept = [len(ids) for ids, _ in training.batches]
+    assert set(kept) == {BATCH}
+    assert run.clock.done and run.round == 8
+    assert run.samples_seen == run.samples_planned == sum(kept)
+    assert run.samples_seen < BUDGET * BATCH
+    assert run.times_kept.sum() == run.samples_seen
+    # The first round and those from delta on keep all.
+    assert run.times_kept.min() >= 2
+
+
+@pytest.mark.parametrize('stop_at', [0, 3, 6, 11, 17, 30])
+@pytest.mark.parametrize('clock', [FullDataClock, EpochClock])
+def test_a_restored_run_goes_on_as_if_it_had_not_stopped(stop_at, clock):
+    whole = Training(new_run(clock=clock)).until()
+    first = Training(new_run(clock=clock)).until(stop_at)
+    again = new_run(clock=clock)
+    assert again.load_state_dict(saved(first.run)) == []
+    second = Training(again, first.step).until()
+    assert first.batches + second.batches == whole.batches
+    assert torch.equal(again.board.scores, whole.run.board.scores)
+    assert torch.equal(again.times_kept, whole.run.times_kept)
+    assert again.samples_seen == whole.run.samples_seen
+
+
+def test_samples_that_were_held_back_are_trained_after_a_resume():
+    """A batch sampler that groups does not keep the order of the plan."""
+    run = new_run(keeps_order=False)
+    run.draw_plan(torch.Generator().manual_seed(1))
+    run.begin_round(iters=6, samples=24, first_iter=0)
+    order = run.plan.indices.flip(0)  # from the far end of the plan
+    for ids in order.split(BATCH)[:2]:
+        run.board.update(ids, loss_of(ids, 0))
+        run.end_step(ids)
+    again = new_run(keeps_order=False)
+    again.load_state_dict(saved(run))
+    plan, done = again.remaining
+    assert done == 0
+    assert sorted(plan.indices.tolist()) == sorted(order[8:].tolist())
+
+
+@pytest.mark.parametrize('batch', [2, 8])
+def test_an_epoch_ends_with_its_round_under_another_batch_size(batch):
+    first = Training(new_run(clock=EpochClock)).until(13)
+    assert first.run.samples_done
+    again = new_run(clock=EpochClock, batch=batch)
+    again.load_state_dict(saved(first.run))
+    rounds = again.round
+    Training(again).round()
+    assert again.clock.now == (rounds + 1) * again.clock.pass_ticks
+
+
+def test_between_rounds_another_batch_size_keeps_the_progress():
+    first = Training(new_run(clock=EpochClock))
+    for _ in range(6):
+        first.round()
+    again = new_run(clock=EpochClock, batch=8)
+    again.load_state_dict(saved(first.run))
+    assert again.clock.progress == first.run.clock.progress == 6 / 8
+
+
+def test_another_version_or_data_set_is_refused():
+    state = saved(new_run())
+    with pytest.raises(ValueError, match='version 1, but.*reads 2'):
+        new_run().load_state_dict({**state, 'version': 1})
+    with pytest.raises(ValueError, match='scores of 30 samples.*has 24'):
+        new_run().load_state_dict({**state, 'total': 30})
+
+
+def test_what_changed_since_the_checkpoint_is_told():
+    run = Training(new_run()).until(10).run
+    other = new_run(policy=NoPruningPolicy(), score='class_balanced')
+    policy, score = other.load_state_dict(saved(run))
+    assert 'InfoBatchPolicy' in policy and 'NoPruningPolicy' in policy
+    assert "score='class_balanced'" in score
+    assert other.board.scores.isnan().all()
+
+
+def test_the_seed_of_the_checkpoint_is_kept():
+    state = saved(new_run())
+    check_seed('randomness.seed', None, state)
+    check_seed('randomness.seed', 5, state)
+    with pytest.raises(ValueError, match='sampler.seed is 6.*seed 5'):
+        check_seed('train_dataloader.sampler.seed', 6, state)
+
+
+def test_a_stock_run_goes_on_with_pruning():
+    run = new_run()
+    run.begin_without_state(iters=18, epochs=0)
+    assert (run.clock.now, run.round) == (18, 3)
+    assert run.samples_seen == 18 * BATCH
+    run = new_run(clock=EpochClock)
+    run.begin_without_state(iters=0, epochs=3)
+    assert (run.clock.now, run.round) == (18, 3)

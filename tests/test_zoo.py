@@ -1,0 +1,308 @@
+"""python -m zoo check: what it selects, runs, can fail at, and reports."""
+
+import json
+import os
+import signal
+import sysconfig
+import time
+
+import pytest
+import toys
+import zoos
+from mmengine.config import Config
+from mmseg.models.decode_heads import FCNHead
+from mmseg.registry import MODELS
+from zoos import check
+
+from zoo import check as zoo_check
+from zoo import configs, enabling, environment, package, record
+from zoo.__main__ import main
+from zoo.processes import attempt, in_process
+from zoo.tolerances import TOLERANCES
+
+MMSEG = package.load_package('mmseg')
+
+PIPELINE = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', reduce_zero_label=True),
+    dict(type='RandomResize', scale=(2048, 512), ratio_range=(0.5, 2.0)),
+    dict(type='RandomCrop', crop_size=(512, 512), cat_max_ratio=0.75),
+    dict(type='PackSegInputs'),
+]
+
+
+@MODELS.register_module()
+class LeakyHead(FCNHead):
+    """Adds a loss past ``loss_by_feat``, where no weight reaches it."""
+
+    def loss(self, inputs, batch_data_samples, train_cfg):
+        losses = super().loss(inputs, batch_data_samples, train_cfg)
+        return losses | dict(loss_leak=self(inputs).square().mean())
+
+
+@MODELS.register_module()
+class ShyHead(FCNHead):
+    """Works as long as it is not weighted."""
+
+    def loss_by_feat(self, *args, **kwargs):
+        if hasattr(self, 'infobatch_ledger'):
+            raise LookupError('a hook is watching')
+        return super().loss_by_feat(*args, **kwargs)
+
+
+@MODELS.register_module()
+class BrokenHead(FCNHead):
+    def loss_by_feat(self, *args, **kwargs):
+        raise LookupError('broken upstream')
+
+
+@MODELS.register_module()
+class DeadlyHead(FCNHead):
+    def loss_by_feat(self, *args, **kwargs):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def write_config(root, name, head='FCNHead', **settings):
+    model = toys.model(
+        pruned=False,
+        decode=toys.fcn_head(type=head),
+        auxiliary=toys.fcn_head(in_index=1, in_channels=16),
+    )
+    config = dict(
+        default_scope='mmseg',
+        model=model,
+        train_dataloader=dict(
+            batch_size=4,
+            num_workers=4,
+            persistent_workers=True,
+            sampler=dict(type='InfiniteSampler', shuffle=True),
+            dataset=dict(type='ADE20KDataset', pipeline=PIPELINE),
+        ),
+        train_cfg=dict(type='IterBasedTrainLoop', max_iters=80000),
+        val_cfg=dict(type='ValLoop'),
+        optim_wrapper=dict(
+            type='OptimWrapper', optimizer=dict(type='SGD', lr=0.01)
+        ),
+        param_scheduler=[dict(type='PolyLR', end=80000, by_epoch=False)],
+    )
+    zoos.write_config(root, name, **config | settings)
+
+
+@pytest.fixture
+def zoo(tmp_path, monkeypatch):
+    """A folder of configs in place of mmseg's."""
+    zoos.use_folder(tmp_path, monkeypatch)
+    return tmp_path
+
+
+# What is selected, and made small
+
+
+def test_all_configs_of_mmseg_are_listed_those_of_ade20k_first():
+    names = configs.list_configs(configs.config_root('mmseg'), MMSEG.first)
+    ade20k = ['ade20k' in name for name in names]
+    assert ade20k == sorted(ade20k, reverse=True)
+    assert sum(ade20k) > 150 and len(names) > 600
+    assert not any('_base_' in name for name in names)
+    r50, r101 = (
+        names.index(f'pspnet/pspnet_r{n}-d8_4xb4-80k_ade20k-512x512.py')
+        for n in (50, 101)
+    )
+    assert r50 < r101
+
+
+@pytest.mark.parametrize('pattern', ['ade20k', 'a/*_ade20k.py', '*'])
+def test_a_pattern_is_a_part_or_a_glob(pattern):
+    assert configs.matches('a/fcn_ade20k.py', ['b/', pattern])
+    assert not configs.matches('a/fcn_ade20k.py', ['b/', 'ade'.upper()])
+
+
+def test_one_config_is_chosen_for_each_combination_of_heads(zoo):
+    for name in ('b', 'a', 'c'):
+        write_config(zoo, name, head='LeakyHead' if name == 'c' else 'FCNHead')
+    names = configs.list_configs(zoo, MMSEG.first)
+    heads = {n: configs.describe_heads(zoo / n, MMSEG) for n in names}
+    assert heads['a.py'] == '2 x FCNHead'
+    assert heads['c.py'] == 'LeakyHead + FCNHead'
+    assert configs.one_a_head(names, heads) == ['a.py', 'c.py']
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        'pspnet/pspnet_r101-d8_4xb4-80k_ade20k-512x512.py',
+        'swin/swin-base-patch4-window12-in1k-384x384-pre_upernet_8xb2-160k_'
+        'ade20k-512x512.py',
+        'segformer/segformer_mit-b5_8xb2-160k_ade20k-512x512.py',
+    ],
+)
+def test_a_small_config_has_the_heads_of_the_stock_one(name):
+    stock = Config.fromfile(configs.config_root('mmseg') / name)
+    before = stock.to_dict()
+    small, notes = MMSEG.shrink(stock)
+    assert stock.to_dict() == before
+    assert notes and all('of less depth' in note for note in notes)
+    for head in ('decode_head', 'auxiliary_head'):
+        found, expected = (
+            json.dumps(cfg.model.get(head)) for cfg in (small, stock)
+        )
+        assert found == expected.replace('SyncBN', 'BN')
+    assert 'Pretrained' not in str(small) and 'http' not in str(small)
+    dataset = small.train_dataloader.dataset
+    assert [t.type for t in dataset.pipeline] == [
+        t.type for t in stock.train_dataloader.dataset.pipeline
+    ]
+    assert len(dataset.metainfo.classes) == 150
+
+
+def test_enabling_too_much_is_noticed(zoo, monkeypatch):
+    write_config(zoo, 'a')
+    stock = Config.fromfile(zoo / 'a.py')
+    enabling.check_enabled(stock, MMSEG.weighted)
+    enable = enabling.infobatch_mm.enable
+
+    def enable_more(cfg):
+        cfg = enable(cfg)
+        cfg.val_cfg = None
+        return cfg
+
+    monkeypatch.setattr(enabling.infobatch_mm, 'enable', enable_more)
+    with pytest.raises(AssertionError, match='more than it should'):
+        enabling.check_enabled(stock, MMSEG.weighted)
+
+
+# The family
+
+
+FAMILIES = dict(
+    onedl=('onedl-mmengine', 'openmmlab'), openmmlab=('mmengine', 'onedl')
+)
+
+
+@pytest.mark.parametrize('installed', FAMILIES)
+def test_an_environment_of_the_other_family_is_refused(monkeypatch, installed):
+    name, other = FAMILIES[installed]
+    monkeypatch.setattr(environment, 'versions', lambda: {name: '1'})
+    environment.check_family(None, 'mmseg')
+    environment.check_family(installed, 'mmseg')
+    message = rf'--family {other} was .* family {installed}\. .*mm\[{other}\]'
+    with pytest.raises(ValueError, match=message):
+        environment.check_family(other, 'mmseg')
+
+
+def test_the_family_is_asked_for_on_the_command_line(zoo):
+    installed = environment.installed_family()
+    (other,) = set(environment.FAMILIES) - {installed}
+    assert main(['check', '--family', installed]) == 0
+    with pytest.raises(ValueError, match=f'--family {other}'):
+        main(['check', '--family', other])
+
+
+def test_a_package_that_is_not_installed_is_an_error(monkeypatch):
+    monkeypatch.setattr(package, 'is_importable', lambda name: False)
+    message = r'mmpretrain was .* install "infobatch_mm\[cls\]" or '
+    with pytest.raises(ValueError, match=message):
+        package.load_package('mmpretrain')
+
+
+# What passes and what fails
+
+
+def test_a_reason_names_no_folder_of_the_machine():
+    def fail():
+        raise LookupError(f'in {sysconfig.get_path("purelib")}/mmseg/a.py')
+
+    found = attempt(fail)
+    assert found['reason'] == 'in mmseg/a.py'
+
+
+def burn():
+    while True:
+        pass
+
+
+@pytest.mark.parametrize(
+    'function, timeout', [(burn, 0.5), (lambda: time.sleep(60), 0.01)]
+)
+def test_what_takes_too_long_is_stopped(function, timeout):
+    found = in_process(function, timeout)
+    expected = dict(error='Timeout', reason=f'longer than {timeout} s')
+    assert found == expected
+
+
+def test_a_sound_head_passes_and_configs_that_are_the_same_run_once(zoo):
+    write_config(zoo, 'fcn/a_ade20k')
+    write_config(zoo, 'fcn/b', val_cfg=dict(type='ValLoop', fp16=True))
+    status, records = check(zoo)
+    assert status == 0
+    probed, same = records['fcn/a_ade20k.py'], records['fcn/b.py']
+    assert probed['status'] == same['status'] == 'passed'
+    assert same['same_as'] == 'fcn/a_ade20k.py' and 'same_as' not in probed
+    assert set(probed['probes']) == set(TOLERANCES) - {'zeros_layers'}
+    assert probed['rounds'][0] == 8 and min(probed['rounds']) < 8
+    assert 0 < probed['probe_seconds'] <= probed['cpu_seconds'] < 60
+
+    # Again: nothing is run, though the last line was torn.
+    out = zoo / 'out.jsonl'
+    first, second = out.read_text().splitlines()
+    out.write_text(f'{first}\n{second[:40]}')
+    status, again = check(zoo)
+    assert status == 0 and again == records
+    assert again['fcn/a_ade20k.py']['seconds'] == probed['seconds']
+
+
+HEADS = dict(
+    LeakyHead=('FAILED', 'linear: '),
+    ShyHead=('FAILED', 'LookupError: a hook is watching'),
+    BrokenHead=('upstream', 'LookupError: broken upstream'),
+    DeadlyHead=('upstream', 'Killed: ended by signal 9'),
+)
+
+
+def test_failures_are_ours_unless_the_stock_run_fails_alike(zoo):
+    for head in HEADS:
+        write_config(zoo, head, head)
+    imports = dict(imports=['no_such_package'], allow_failed_imports=False)
+    write_config(zoo, 'Missing', custom_imports=imports)
+    report = zoo / 'report.md'
+    status, records = check(zoo, '--jobs', '2', '--markdown', str(report))
+    assert status == 1
+    for head, (verdict, reason) in HEADS.items():
+        found = records[f'{head}.py']
+        assert found['status'] == verdict and reason in found['reason']
+    missing = records['Missing.py']
+    assert missing['status'] == 'missing'
+    assert missing['reason'] == 'ImportError: no_such_package is not installed'
+
+    text = report.read_text()
+    assert '| all | 5 | 0 | 0 | 0 | 3 | 2 |' in text
+    assert '| LeakyHead + FCNHead | 1 | 0 | 0 | 0 | 0 | 1 |' in text
+    assert '| BrokenHead.py | upstream | LookupError: broken up' in text
+
+
+def test_a_run_that_is_kept_goes_on_where_it_was_stopped(zoo, monkeypatch):
+    kept, scratch = zoo / 'kept', zoo / 'scratch'
+    for folder in (kept, scratch):
+        folder.mkdir()
+    monkeypatch.setattr(record, 'RECORDS', kept)
+    monkeypatch.setattr(zoo_check, 'SCRATCH', scratch)
+    name = f'mmseg-{environment.installed_family()}.jsonl'
+    imports = dict(imports=['no_such_package'], allow_failed_imports=False)
+    for config in ('a', 'b'):
+        write_config(zoo, config, custom_imports=imports)
+    done = dict(config='a.py', status='passed', reason='', commit='old')
+    (scratch / name).write_text(json.dumps(done) + '\n')
+    (kept / name).write_text(json.dumps(dict(done, config='gone.py')) + '\n')
+
+    assert main(['check', '--all', '--keep', 'b.py']) == 0
+    kept_names = [r['config'] for r in record.read_records(kept / name)]
+    assert kept_names == ['a.py', 'b.py', 'gone.py']
+
+    (scratch / name).write_text(json.dumps(done) + '\n')
+    assert main(['check', '--all', '--keep']) == 0
+    first, second = record.read_records(kept / name)
+    assert first == done and second['status'] == 'missing'
+    assert second['commit'] == environment.commit()
+    assert not (scratch / name).exists()
+    with pytest.raises(SystemExit):
+        main(['check', '--keep', '--json', 'out.jsonl'])

@@ -1,0 +1,1 @@
+"""The check of every stock config of mmseg and mmpretrain."""
