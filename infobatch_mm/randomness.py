@@ -145,23 +145,30 @@ class RandomStates:
         self._gathered = all_gather_object(self._now())
         self._gathered_at = at
 
-    def state_dict(self, at: Any) -> list[dict[str, Any]]:
+    def state_dict(self, at: Any) -> dict[str, Any]:
         """Return the states by rank; none if they are not all known."""
+        states = self._gathered if self._gathered_at == at else []
         if get_world_size() == 1:
-            return [self._now()]
-        return self._gathered if self._gathered_at == at else []
+            states = [self._now()]
+        return dict(random_states=states)
 
-    def load_state_dict(self, states: Sequence[Mapping[str, Any]]) -> bool:
+    def load_state_dict(self, state: Mapping[str, Any]) -> str:
         """Take the states of a checkpoint.
 
+        Checkpoints of older versions have none.
+
         Returns:
-            bool: False if they are not those of as many ranks, so that this
-            run draws anew.
+            str: What the user should be warned of, or nothing.
         """
-        if len(states) != get_world_size():
-            return False
-        self._resumed = dict(states[get_rank()])
-        return True
+        states = state.get('random_states', [])
+        if len(states) == get_world_size():
+            self._resumed = dict(states[get_rank()])
+            return ''
+        return (
+            f'the checkpoint has the random states of {len(states)} '
+            f'processes, and this run has {get_world_size()}: what the model '
+            'draws at random (dropout) is drawn anew'
+        )
 
     def put_back(self) -> None:
         """Go on drawing where the checkpoint stood, if there was one."""

@@ -68,22 +68,6 @@ class InfoBatchSampler(DefaultSampler):
         self._plan, self._planned_epoch = plan, self.epoch
         self._start = start
 
-    def samples_of_step(self, done: int, batch_size: int) -> int:
-        """Return how many samples of the round the coming step takes.
-
-        They are those of the plan, over all ranks and with its padding,
-        whatever the collate function makes of them.
-
-        Args:
-            done (int): How many have been taken by the steps before.
-            batch_size (int): The number of samples of a whole global batch.
-        """
-        assert self._plan is not None
-        total = len(self._plan)
-        if self.round_up:
-            total += -total % self.world_size
-        return max(0, min(batch_size, total - done))
-
     def _indices(self) -> Tensor:
         """Return this rank's indices, int64, in training order."""
         if self._plan is not None and self._planned_epoch == self.epoch:

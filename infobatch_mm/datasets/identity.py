@@ -7,7 +7,8 @@ another order when the run is resumed, each score is that of another image.
 import hashlib
 import pickle
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -111,16 +112,6 @@ def _feed(digest: Any, value: Any, roots: Sequence[str]) -> None:
         digest.update(b'%r\n' % plain)
 
 
-def check_fingerprint(saved: str, found: str) -> None:
-    """Raise a ValueError if a checkpoint is of another list of samples."""
-    if saved != found:
-        raise ValueError(
-            'the train data set lists other samples, or lists them in '
-            'another order, than when the checkpoint was made, so that each '
-            f'score would go to another image. {_CURE}'
-        )
-
-
 class Identities:
     """Which image each index has been seen to stand for.
 
@@ -129,27 +120,36 @@ class Identities:
     (a random frame of a clip) is noticed, and left alone.
 
     Args:
+        dataset (Any): The data set.
         total (int): The number of indices.
     """
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, dataset: Any, total: int) -> None:
+        self.dataset = dataset
         self.numbers = np.zeros(total, dtype=np.int32)
         self.is_resumed = False
         self.has_repeated = False
         self.has_changed = False
 
-    def note(self, ids: np.ndarray, numbers: np.ndarray) -> None:
-        """Note the images of a batch.
+    @cached_property
+    def fingerprint(self) -> str:
+        """str: A hash of the list; 1.2 s for 1.28 million samples."""
+        return fingerprint(self.dataset)
 
-        Args:
-            ids (np.ndarray): Indices, int64, (B,).
-            numbers (np.ndarray): :func:`path_number` of their images, int32,
-                (B,); 0 where it is not known.
+    def note(self, samples: Sequence[Any]) -> None:
+        """Note the images of a batch, by its data samples.
 
         Raises:
             ValueError: If an index stands for another image than in the run
                 that was resumed.
         """
+        seen = [s for s in samples if not s.infobatch_refetched]
+        self._note(
+            np.array([s.infobatch_index for s in seen], np.int64),
+            np.array([s.infobatch_identity for s in seen], np.int32),
+        )
+
+    def _note(self, ids: np.ndarray, numbers: np.ndarray) -> None:
         known = self.numbers[ids]
         again = (known != 0) & (numbers != 0)
         moved = again & (known != numbers)
@@ -165,16 +165,31 @@ class Identities:
         self.numbers[ids] = np.where(numbers != 0, numbers, known)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what has been seen, as a tensor and plain values."""
+        """Return what a checkpoint holds, as tensors and plain values."""
         return dict(
-            numbers=torch.from_numpy(self.numbers),
-            has_repeated=self.has_repeated,
-            has_changed=self.has_changed,
+            fingerprint=self.fingerprint,
+            identities=torch.from_numpy(self.numbers),
+            identities_repeated=self.has_repeated,
+            identities_changed=self.has_changed,
         )
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what the run has seen before it was resumed."""
-        self.numbers = state['numbers'].cpu().numpy().copy()
-        self.has_repeated = state['has_repeated']
-        self.has_changed = state['has_changed']
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what a run has seen before it was resumed.
+
+        Checkpoints of older versions do not tell.
+
+        Raises:
+            ValueError: If the data set lists other samples.
+        """
+        if 'fingerprint' not in state:
+            return
+        if state['fingerprint'] != self.fingerprint:
+            raise ValueError(
+                'the train data set lists other samples, or lists them in '
+                'another order, than when the checkpoint was made, so that '
+                f'each score would go to another image. {_CURE}'
+            )
+        self.numbers = state['identities'].cpu().numpy().copy()
+        self.has_repeated = state['identities_repeated']
+        self.has_changed = state['identities_changed']
         self.is_resumed = True
