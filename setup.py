@@ -91,7 +91,13 @@ setup(
     packages=find_packages(include=['infobatch_mm', 'infobatch_mm.*']),
     package_data={'infobatch_mm': ['py.typed']},
     cmdclass={'install_lib': InstallWithMim},
-    install_requires=['torch>=2.1', 'numpy', 'rich', 'matplotlib', 'jinja2'],
+    install_requires=[
+        'torch>=2.1',
+        'numpy>=1.24',
+        'rich',
+        'matplotlib',
+        'jinja2',
+    ],
     extras_require=EXTRAS,
     classifiers=[
         'Development Status :: 4 - Beta',
