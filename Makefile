@@ -10,8 +10,29 @@ BIN := $(VENV)/bin
 # torchvision, which does not import beside the CPU build of torch 2.13.0.
 TORCH_CLS ?= torch==2.15.0 torchvision==0.29.2
 VENV_CLS := .venv-cls
-CLS_TESTS := $(wildcard tests/test_cls_*.py) tests/test_compat.py \
-	tests/test_data_classification.py tests/test_score_smoothing.py
+CLS_TESTS := $(wildcard tests/test_cls_*.py) tests/test_benchmarks.py \
+	tests/test_commands.py tests/test_compat.py \
+	tests/test_data_classification.py tests/test_host_names.py \
+	tests/test_import.py tests/test_score_smoothing.py
+
+# Tests run in parallel, a file in one process, since the tests of a file share
+# runs. Nothing they use is of the machine as a whole: ports are free ones.
+JOBS ?= auto
+PYTEST := -m pytest --numprocesses $(JOBS) --maxprocesses 8 --dist loadfile
+# What make check leaves out: tests that start processes or train for long.
+SLOW := benchmark cls compare compile data_classification dataset \
+	distributed end_to_end off_is_stock packaging plot_clock read_run report \
+	resume three_ways ways_in zoo
+SLOW_TESTS := $(foreach name,$(SLOW),$(wildcard tests/test_$(name)*.py))
+# Run in .venv only: nothing in them depends on the family of packages. They
+# test arithmetic, the layout of the project, what is packed, and tables and
+# pages made from kept records. A file that calls mmengine, mmseg or mmpretrain
+# is no such file.
+HOST_FREE := blocks clock compare_results compare_statistics \
+	compare_tables extras layers ledger packaging prepare_ade20k rescale \
+	unbiasedness
+HOST_FREE_TESTS := $(HOST_FREE:%=tests/test_%.py)
+ignore = $(addprefix --ignore=,$(1))
 
 # The official packages are tested in an environment of their own. mmcv comes
 # as a wheel with compiled ops, since PyPI has only its sources: the one in
@@ -24,19 +45,22 @@ PYTHON_TAG := $(shell $(PYTHON) -c \
 	'import sys; print("cp%d%d" % sys.version_info[:2])')
 MMCV_WHEEL := $(wildcard $(WHEELS)/mmcv-2.1.0-$(PYTHON_TAG)-*.whl)
 
-.PHONY: quickstart test test-openmmlab lint clean
+.PHONY: quickstart check test test-openmmlab lint clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python tools/quickstart.py
 
+check: lint
+	$(BIN)/python $(PYTEST) $(call ignore,$(SLOW_TESTS))
+
 test: lint $(VENV_CLS)/.installed
-	$(BIN)/python -m pytest
-	$(VENV_CLS)/bin/python -m pytest $(CLS_TESTS)
+	$(BIN)/python $(PYTEST)
+	$(VENV_CLS)/bin/python $(PYTEST) $(CLS_TESTS)
 
 ifdef MMCV_WHEEL
 test-openmmlab: $(VENV_OMM)/.installed $(VENV_OMM_CLS)/.installed
-	$(VENV_OMM)/bin/python -m pytest
-	$(VENV_OMM_CLS)/bin/python -m pytest $(CLS_TESTS)
+	$(VENV_OMM)/bin/python $(PYTEST) $(call ignore,$(HOST_FREE_TESTS))
+	$(VENV_OMM_CLS)/bin/python $(PYTEST) $(CLS_TESTS)
 else
 test-openmmlab:
 	@echo 'test-openmmlab SKIPPED: WHEELS=$(WHEELS) has no wheel of mmcv' \
@@ -51,7 +75,7 @@ lint: $(VENV)/.installed
 $(VENV)/.installed: setup.py
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet '$(TORCH)'
-	$(BIN)/python -m pip install --quiet --editable '.[onedl,tests]'
+	$(BIN)/python -m pip install --quiet --editable '.[onedl,quickstart,tests]'
 	touch $@
 
 $(VENV_CLS)/.installed: setup.py

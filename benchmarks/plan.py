@@ -20,14 +20,15 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
 
+from infobatch_mm.extras import require
 from infobatch_mm.pruning import (
     InfoBatchPolicy,
     NoPruningPolicy,
@@ -37,9 +38,6 @@ from infobatch_mm.pruning import (
     RandomPolicy,
 )
 from infobatch_mm.sampler import InfoBatchSampler
-
-matplotlib.use('Agg')
-from matplotlib import pyplot as plt
 
 OUT = Path(__file__).parent / 'plan'
 SAMPLES = [20_000, 1_280_000, 10_000_000, 100_000_000]
@@ -81,8 +79,8 @@ def make_work(num_samples: int) -> dict[str, Callable[[], object]]:
     def plan(policy: PruningPolicy) -> Plan:
         return policy.plan(scores, generator=generator, multiple_of=256)
 
-    def hand_out(plan: Plan) -> None:
-        sampler.begin_round(plan)
+    def plan_and_hand_out(policy: PruningPolicy) -> None:
+        sampler.begin_round(plan(policy))
         deque(sampler, maxlen=0)
 
     work: dict[str, Callable[[], object]] = {
@@ -90,10 +88,10 @@ def make_work(num_samples: int) -> dict[str, Callable[[], object]]:
         READ: lambda: scores.sum(),
     }
     for name, policy in POLICIES.items():
-        work[f'{name}: plan'] = lambda policy=policy: plan(policy)
+        work[f'{name}: plan'] = partial(plan, policy)
     for name in ('none', 'InfoBatch'):
-        work[f'{name}: plan, hand out'] = lambda name=name: hand_out(
-            plan(POLICIES[name])
+        work[f'{name}: plan, hand out'] = partial(
+            plan_and_hand_out, POLICIES[name]
         )
     if num_samples <= MOST_FOR_LISTS:
         work[LISTS] = lambda: with_lists(scores.numpy())
@@ -183,7 +181,9 @@ def print_table(rows: list[dict]) -> None:
 
 def draw_growth(rows: list[dict]) -> None:
     """Draw seconds against samples."""
-    figure, axes = plt.subplots(figsize=(6.4, 4.4), layout='constrained')
+    figures = require('matplotlib.figure', 'compare')
+    figure = figures.Figure(figsize=(6.4, 4.4), layout='constrained')
+    axes = figure.subplots()
     for name in make_work(1):
         points = [
             (row['samples'], row['seconds'])

@@ -36,13 +36,15 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from rich.console import Console
 from rich.table import Table
-from scipy.stats import bootstrap
-from torch import Tensor, nn
+from torch import Tensor
 
 from infobatch_mm.binding import outermost_heads
+from infobatch_mm.extras import require
 from infobatch_mm.heads import attach
 from infobatch_mm.heads.scoring import total_loss
+from infobatch_mm.host.config_bases import alias_config_bases
 from infobatch_mm.ledger import Ledger
+from infobatch_mm.ranks import merge_scores
 from infobatch_mm.scores import ScoreBoard
 
 CONFIGS = {
@@ -77,19 +79,23 @@ class Steps:
     """A model that can be trained by a stock or by a pruned step."""
 
     def __init__(self, name: str, batch_size: int) -> None:
+        alias_config_bases()
         cfg = get_config(CONFIGS[name])
         init_default_scope('mmseg')
         cfg.model.pretrained = None
         cfg.model.backbone.init_cfg = None
         self.model = revert_sync_batchnorm(MODELS.build(cfg.model)).train()
         self.optim = build_optim_wrapper(self.model, cfg.optim_wrapper)
-        self.heads = [head for _, head in outermost_heads(self.model)]
+        self.heads: list[Any] = [
+            head for _, head in outermost_heads(self.model)
+        ]
         classes = self.model.decode_head.num_classes
         self.batch = random_batch(cfg, batch_size, classes)
         self.ids = list(range(batch_size))
         self.ledger = Ledger()
         for head in self.heads:
-            attach(head).infobatch_ledger = self.ledger
+            weighted: Any = attach(head)
+            weighted.infobatch_ledger = self.ledger
         self.board = ScoreBoard(NUM_SAMPLES)
         self.weights = torch.full((NUM_SAMPLES,), 1.5)
 
@@ -108,11 +114,11 @@ class Steps:
         self.ledger.open(torch.tensor(self.ids), self.weights[self.ids])
         yield
         self.board.update(*self.ledger.close())
-        self.board.merge()  # of one batch; a run does it once a round
+        merge_scores(self.board)  # of one batch; a run does it once a round
 
-    def loss_inputs(self) -> list[tuple[nn.Module, tuple]]:
+    def loss_inputs(self) -> list[tuple[Any, tuple]]:
         """Return what enters the loss of each head, cut off before it."""
-        seen: list[tuple[nn.Module, tuple]] = []
+        seen: list[tuple[Any, tuple]] = []
 
         def keep(head: Any) -> Callable:
             stock_loss = head.loss_by_feat
@@ -171,7 +177,8 @@ def in_turn(
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
     """Return the 95 % interval of the median."""
-    found = bootstrap((values,), median, method='percentile', rng=0)
+    stats = require('scipy.stats', 'compare')
+    found = stats.bootstrap((values,), median, method='percentile', rng=0)
     low, high = found.confidence_interval
     return float(low), float(high)
 

@@ -1,16 +1,19 @@
 """Turn a stock config into a pruned one."""
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from copy import deepcopy
 from inspect import signature
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
+from mmengine.registry import LOOPS, MODELS, Registry
 
 from .hook import InfoBatchHook
+from .pruning.registry import PRUNING_POLICIES
 
 PACKAGE = 'infobatch_mm'
-HOOK = 'InfoBatchHook'
+# The second is of infobatch_mm.override.
+HOOKS = ('InfoBatchHook', 'PruneHook')
 # Under `head` other packages keep heads that are not weighted so.
 CLS_PACKAGE = 'mmpretrain'
 CLS_HEADS = dict(head='WeightedClsHead')
@@ -18,7 +21,7 @@ SEG_HEADS = dict(
     decode_head='WeightedDecodeHead', auxiliary_head='WeightedDecodeHead'
 )
 SAMPLERS = ('DefaultSampler', 'InfiniteSampler', 'InfoBatchSampler')
-LOOPS = ('EpochBasedTrainLoop', 'IterBasedTrainLoop')
+STOCK_LOOPS = ('EpochBasedTrainLoop', 'IterBasedTrainLoop')
 
 
 def enable(cfg: Config, **options: Any) -> Config:
@@ -30,19 +33,32 @@ def enable(cfg: Config, **options: Any) -> Config:
     are. Enabling twice is enabling once; options given the second time
     replace those given the first.
 
+    The types that are written name this package, as in
+    ``infobatch_mm.InfoBatchSampler``, so that they are found under any
+    ``default_scope``.
+
     Args:
         cfg (Config): Any config that trains; it is not changed.
         **options: Arguments of :class:`InfoBatchHook`, such as ``policy``.
+            They come before those in ``train_cfg.infobatch``, if any. A
+            policy without a type is an ``InfoBatchPolicy``.
 
     Raises:
-        ValueError: If an option is not known, or if the config has a part
-            that cannot prune; the message names it.
+        TypeError: If it is not a Config.
+        ValueError: If an option is not known or its value not possible, or
+            if the config has a part that cannot prune; the message names it.
 
     Example:
         >>> cfg = Config.fromfile('upernet_r50_4xb4-160k_ade20k-512x512.py')
         >>> cfg = enable(cfg, policy=dict(type='QuantilePolicy'), delta=0.9)
     """
-    check_options(options)
+    if not isinstance(cfg, Config):
+        raise TypeError(
+            f"enable(cfg) takes mmengine's Config, but got {cfg!r:.80}. Read "
+            'a file with Config.fromfile(path), make one of a dict with '
+            'Config(dict)'
+        )
+    options = check_options(options)
     for name in ('model', 'train_dataloader', 'train_cfg'):
         if cfg.get(name) is None:
             raise ValueError(
@@ -50,16 +66,34 @@ def enable(cfg: Config, **options: Any) -> Config:
                 'be pruned'
             )
     cfg = deepcopy(cfg)
+    scope = cfg.get('default_scope') or 'mmengine'
+    options = check_options(cfg.train_cfg.pop('infobatch', {})) | options
     cfg.custom_imports = _with_import(cfg.get('custom_imports'))
     cfg.train_dataloader = prune_dataloader(cfg.train_dataloader)
-    cfg.train_cfg = _prune_loop(cfg.train_cfg)
-    _weight_heads(cfg.model, cfg.get('default_scope'))
-    cfg.custom_hooks = _with_hook(cfg.get('custom_hooks') or [], options)
+    cfg.train_cfg = prune_loop(cfg.train_cfg, scope)
+    _weight_heads(cfg.model, scope)
+    _add_hook(cfg, options)
     return cfg
 
 
-def check_options(options: Mapping[str, Any]) -> None:
-    """Raise a ValueError unless InfoBatchHook takes these options."""
+# Options
+
+
+def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options of :class:`InfoBatchHook`, or say what is wrong.
+
+    A policy without a type gets that of the default, and a class becomes its
+    name, so that the config can be written to a file.
+
+    Raises:
+        ValueError: If one is not known, or has a value that is not possible.
+    """
+    if not isinstance(options, Mapping):
+        raise ValueError(
+            f'train_cfg.infobatch={options!r} is not a dict of options, as '
+            'in train_cfg.infobatch.delta=0.9'
+        )
+    options = dict(options)
     known = list(signature(InfoBatchHook).parameters)
     for name, value in options.items():
         if name not in known:
@@ -68,6 +102,37 @@ def check_options(options: Mapping[str, Any]) -> None:
                 f'{", ".join(known)} (the settings of a policy are within '
                 "it: policy=dict(type='InfoBatchPolicy', prune_ratio=0.5))"
             )
+    policy = options.get('policy')
+    if isinstance(policy, Mapping):
+        policy = {'type': 'InfoBatchPolicy', **policy}
+        options['policy'] = {**policy, 'type': _written(policy['type'])}
+    # Building the hook looks at every value, and does nothing else.
+    InfoBatchHook(**options)
+    return options
+
+
+def nested_options(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Nest the KEY=VALUE settings of a command line by their dots.
+
+    Example:
+        >>> nested_options({'policy.prune_ratio': 0.7, 'delta': 0.9})
+        {'policy': {'prune_ratio': 0.7}, 'delta': 0.9}
+    """
+    nested = Config()
+    nested.merge_from_dict(dict(settings))
+    return nested.to_dict()
+
+
+def _written(kind: Any) -> Any:
+    """Return the name of a class, as a config would write it."""
+    if not isinstance(kind, type):
+        return kind
+    if PRUNING_POLICIES.module_dict.get(kind.__name__) is kind:
+        return kind.__name__
+    return f'{kind.__module__}.{kind.__qualname__}'
+
+
+# Parts
 
 
 def prune_dataloader(dataloader: Mapping[str, Any]) -> ConfigDict:
@@ -82,8 +147,8 @@ def prune_dataloader(dataloader: Mapping[str, Any]) -> ConfigDict:
         )
     dataset = dataloader['dataset']
     if type_name(dataset) != 'IndexedDataset':
-        dataset = dict(type='IndexedDataset', dataset=dataset)
-    sampler = dict(sampler, type='InfoBatchSampler')
+        dataset = dict(type=f'{PACKAGE}.IndexedDataset', dataset=dataset)
+    sampler = dict(sampler, type=f'{PACKAGE}.InfoBatchSampler')
     return ConfigDict({**dataloader, 'sampler': sampler, 'dataset': dataset})
 
 
@@ -103,6 +168,26 @@ def _with_sampler(dataloader: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**rest, 'sampler': dict(type='DefaultSampler', shuffle=True)}
 
 
+def prune_loop(train_cfg: Mapping[str, Any], scope: str) -> dict[str, Any]:
+    """Return a train loop's config with our loop in place of mmengine's."""
+    train_cfg = dict(train_cfg)
+    by_epoch = train_cfg.pop('by_epoch', True)
+    # As in mmengine's Runner, by_epoch counts where there is no type.
+    default = 'EpochBasedTrainLoop' if by_epoch else 'IterBasedTrainLoop'
+    loop = {'type': default, **train_cfg}
+    name = type_name(loop).removeprefix('InfoBatch')
+    kind = _find_class(LOOPS, loop, scope)
+    is_known = kind and (_is_of('mmengine', kind) or _is_of(PACKAGE, kind))
+    if not is_known or name not in STOCK_LOOPS:
+        raise ValueError(
+            f'train_cfg.type is {_written(loop["type"])!r}, and pruning works '
+            'in place of EpochBasedTrainLoop and IterBasedTrainLoop. Derive '
+            'the loop from InfoBatchEpochBasedTrainLoop or '
+            'InfoBatchIterBasedTrainLoop and use the explicit components'
+        )
+    return {**train_cfg, 'type': f'{PACKAGE}.InfoBatch{name}'}
+
+
 def type_name(config: Mapping[str, Any]) -> str:
     """Return the name of a config's type, without scope or module."""
     kind = config['type']
@@ -110,46 +195,57 @@ def type_name(config: Mapping[str, Any]) -> str:
     return name.rpartition('.')[2]
 
 
+def _find_class(
+    registry: Registry, config: Mapping[str, Any], scope: str
+) -> type | None:
+    """Return the class that a config's type names, if there is one.
+
+    Args:
+        registry (Registry): The one at the root.
+        config (dict): What would be built.
+        scope (str): The scope in which it would be built.
+    """
+    kind = config['type']
+    if isinstance(kind, str):
+        scope = config.get('_scope_') or scope
+        with registry.switch_scope_and_registry(scope) as scoped:
+            kind = scoped.get(kind)
+    return kind if isinstance(kind, type) else None
+
+
+def _is_of(package: str, kind: type) -> bool:
+    return kind.__module__.partition('.')[0] == package
+
+
+def _is_classifier(model: Mapping[str, Any], scope: str) -> bool:
+    """Say whether a model is one of mmpretrain's, or derived from one.
+
+    Where there is no class of its name, the scope decides.
+    """
+    kind = _find_class(MODELS, model, scope)
+    if kind is not None:
+        return any(_is_of(CLS_PACKAGE, base) for base in kind.__mro__)
+    prefix, has_prefix, _ = model['type'].partition('.')
+    scope = model.get('_scope_') or scope
+    return (prefix if has_prefix else scope) == CLS_PACKAGE
+
+
 def _with_import(custom_imports: Any) -> dict[str, Any]:
     """Append to a config's imports, which mmengine replaces as a whole."""
-    custom_imports = dict(custom_imports or {})
-    imports = custom_imports.get('imports') or []
-    imports = [imports] if isinstance(imports, str) else list(imports)
+    imports = imported_modules(custom_imports)
     if PACKAGE not in imports:
         imports.append(PACKAGE)
-    return {**custom_imports, 'imports': imports}
+    return {**(custom_imports or {}), 'imports': imports}
 
 
-def _prune_loop(train_cfg: Mapping[str, Any]) -> dict[str, Any]:
-    train_cfg = dict(train_cfg)
-    by_epoch = train_cfg.pop('by_epoch', True)
-    # As in mmengine's Runner, by_epoch counts where there is no type.
-    default = 'EpochBasedTrainLoop' if by_epoch else 'IterBasedTrainLoop'
-    loop = type_name({'type': default, **train_cfg})
-    stock_loop = loop.removeprefix('InfoBatch')
-    if stock_loop not in LOOPS:
-        raise ValueError(
-            f'train_cfg.type is {loop!r}, and pruning works in place of '
-            'EpochBasedTrainLoop and IterBasedTrainLoop. Derive the loop from '
-            'InfoBatchEpochBasedTrainLoop or InfoBatchIterBasedTrainLoop and '
-            'use the explicit components'
-        )
-    return {**train_cfg, 'type': f'InfoBatch{stock_loop}'}
+def imported_modules(custom_imports: Any) -> list[str]:
+    """Return the modules that a config's custom_imports name."""
+    imports = (custom_imports or {}).get('imports') or []
+    return [imports] if isinstance(imports, str) else list(imports)
 
 
-def _package(config: Mapping[str, Any], default_scope: str | None) -> str:
-    """Return the package that a config's type is of."""
-    kind = config['type']
-    name = kind if isinstance(kind, str) else f'{kind.__module__}.'
-    scope, has_scope, _ = name.partition('.')
-    return scope if has_scope else default_scope or ''
-
-
-def _weight_heads(
-    model: MutableMapping[str, Any], default_scope: str | None
-) -> None:
-    is_classifier = _package(model, default_scope) == CLS_PACKAGE
-    kinds = CLS_HEADS if is_classifier else SEG_HEADS
+def _weight_heads(model: MutableMapping[str, Any], scope: str) -> None:
+    kinds = CLS_HEADS if _is_classifier(model, scope) else SEG_HEADS
     found = [name for name in kinds if model.get(name)]
     if not found:
         raise ValueError(
@@ -167,15 +263,26 @@ def _weight_heads(
 def _weighted(head: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
     if type_name(head) == kind:
         return head
-    return dict(type=kind, head=head)
+    return dict(type=f'{PACKAGE}.{kind}', head=head)
 
 
-def _with_hook(
-    hooks: list[dict[str, Any]], options: Mapping[str, Any]
-) -> list[dict[str, Any]]:
-    present = [hook for hook in hooks if type_name(hook) == HOOK]
-    if not present:
-        return [*hooks, dict(type=HOOK, **options)]
+def _add_hook(cfg: Config, options: Mapping[str, Any]) -> None:
+    """Put the hook into custom_hooks, or the options into one that is."""
+    custom = list(cfg.get('custom_hooks') or [])
+    default = (cfg.get('default_hooks') or {}).values()
+    present = list(_ours([*custom, *default]))
     for hook in present:
         hook.update(options)
-    return hooks
+        check_options(
+            {k: v for k, v in hook.items() if k not in ('type', 'priority')}
+        )
+    if not present:
+        hook = dict(type=f'{PACKAGE}.{HOOKS[0]}', **options)
+        cfg.custom_hooks = [*custom, hook]
+
+
+def _ours(hooks: Iterable[Any]) -> Iterable[MutableMapping[str, Any]]:
+    """Yield those configs of hooks that are ours."""
+    for hook in hooks:
+        if isinstance(hook, Mapping) and type_name(hook) in HOOKS:
+            yield hook  # type: ignore[misc]

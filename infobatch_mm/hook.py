@@ -22,6 +22,7 @@ from .host.running import (
 from .ledger import Ledger
 from .pruned_run import STATE_KEY, PrunedRun, check_seed
 from .pruning import NoPruningPolicy
+from .pruning.prune_ratio import is_number
 from .pruning.registry import build_policy
 from .randomness import RandomStates
 from .scores import ScoreBoard
@@ -95,15 +96,22 @@ class InfoBatchHook(Hook):
             raise ValueError(
                 f'score={score!r} is not known; there are {", ".join(SCORES)}'
             )
-        if not 0 <= score_momentum < 1:
+        if not is_number(score_momentum) or not 0 <= score_momentum < 1:
             raise ValueError(
-                f'score_momentum={score_momentum} is not in [0, 1); 0 scores '
-                'a sample by its last loss'
+                f'score_momentum={score_momentum!r} is not in [0, 1); 0 '
+                'scores a sample by its last loss'
             )
-        if warmup_rounds != int(warmup_rounds) or warmup_rounds < 0:
+        if not is_number(warmup_rounds) or not (
+            warmup_rounds >= 0 and warmup_rounds % 1 == 0
+        ):
             raise ValueError(
-                f'warmup_rounds={warmup_rounds} is not a number of rounds; 0 '
-                'prunes as soon as there are scores'
+                f'warmup_rounds={warmup_rounds!r} is not a number of rounds; '
+                '0 prunes as soon as there are scores'
+            )
+        if exact_resume not in (None, True, False):
+            raise ValueError(
+                f'exact_resume={exact_resume!r} is not a bool; True lets a '
+                'resumed run draw what an uninterrupted one would'
             )
         self.policy = build_policy(policy, delta)
         self.delta = delta

@@ -1,32 +1,73 @@
-"""Prune an unchanged config by taking the stock train loops over.
+"""Prune an unchanged config by taking its train loop over.
 
-Importing this module puts loops in the place of mmengine's
-``IterBasedTrainLoop`` and ``EpochBasedTrainLoop``. When one is built it does
-what :func:`infobatch_mm.enable` would have done to the config: it weights the
-heads of the model, wraps the train data set, replaces the sampler and
-registers :class:`InfoBatchHook`. Validation and test are not touched.
+When the train loop of a run is built this does what
+:func:`infobatch_mm.enable` would have done to the config: it weights the heads
+of the model, wraps the train data set, replaces the sampler and registers
+:class:`InfoBatchHook`. Validation and test are not touched. A config asks for
+it in one of these ways, of which the first works for every config, in a file
+and on the command line of any train tool:
 
-Without a change to a config, by the command line of any train tool:
-``--cfg-options train_cfg.type=infobatch_mm.override.IterBasedTrainLoop``. In a
-config: ``custom_imports = dict(imports=['infobatch_mm.override'])``. The
-options of the hook go to ``train_cfg.infobatch``, unless ``custom_hooks`` has
-one with its own.
+- ``default_hooks.infobatch.type=infobatch_mm.override.PruneHook``
+- ``custom_imports = dict(imports=['infobatch_mm.override'])``
+- ``train_cfg.type=infobatch_mm.override.IterBasedTrainLoop``, or
+  ``EpochBasedTrainLoop``, where the config names its loop by a type
+
+The options of the hook go beside the type in the first and to
+``train_cfg.infobatch`` in the others. The run of a config that asks for
+nothing, and has no ``train_cfg.infobatch``, is mmengine's own, whatever was
+imported or trained in the process before.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-from mmengine.registry import LOOPS
-
-# Before the loops are replaced, so that no later import puts them back.
-from mmengine.runner import _flexible_runner
-from mmengine.runner import runner as runner_module
 from torch import nn
 
-from .config import check_options, prune_dataloader
+from .config import (
+    check_options,
+    imported_modules,
+    prune_dataloader,
+    prune_loop,
+)
 from .heads import attach, outermost_heads
 from .hook import InfoBatchHook
+from .host.stock_loops import rewrite_train_cfg
 from .loops import InfoBatchEpochBasedTrainLoop, InfoBatchIterBasedTrainLoop
+
+
+class PruneHook(InfoBatchHook):
+    """An :class:`InfoBatchHook` that brings the other parts of pruning along.
+
+    In ``default_hooks`` it adds itself to the hooks of any config, as the
+    entries of that dict are merged, and replaces nothing.
+
+    Args:
+        **options: Those of :class:`InfoBatchHook`. A policy without a type is
+            an ``InfoBatchPolicy``.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**check_options(options))
+
+
+def is_asked_for(runner: Any, train_cfg: Mapping[str, Any]) -> bool:
+    """Say whether the config of a run asks for the override."""
+    imports = imported_modules(runner.cfg.get('custom_imports'))
+    return (
+        __name__ in imports
+        or 'infobatch' in train_cfg
+        or any(isinstance(hook, PruneHook) for hook in runner.hooks)
+    )
+
+
+def rewritten(runner: Any, train_cfg: dict[str, Any]) -> Mapping[str, Any]:
+    """Return the config of the train loop that a run is to have."""
+    if not is_asked_for(runner, train_cfg):
+        return train_cfg
+    scope = runner.cfg.get('default_scope') or 'mmengine'
+    pruned = prune_loop(train_cfg, scope)
+    loop = pruned['type'].removeprefix('infobatch_mm.InfoBatch')
+    return {**pruned, 'type': f'{__name__}.{loop}'}
 
 
 def take_over(
@@ -47,12 +88,12 @@ def take_over(
         ValueError: If an option is not known, or given beside a hook that
             has its own.
     """
-    check_options(options)
+    options = check_options(options)
     if not isinstance(dataloader, Mapping):
         raise TypeError(
             'infobatch_mm.override needs train_dataloader as a config, but '
             f'it is a {type(dataloader).__name__}. Use the explicit '
-            'components (README) where the dataloader is built by hand'
+            'components (docs/ways_in.md) where it is built by hand'
         )
     if not isinstance(runner.model, nn.Module):
         raise TypeError(
@@ -63,10 +104,11 @@ def take_over(
     has_hook = any(isinstance(hook, InfoBatchHook) for hook in runner.hooks)
     if has_hook and options:
         raise ValueError(
-            f'train_cfg.infobatch={dict(options)!r} would not be used: the '
+            f'train_cfg.infobatch={options!r} would not be used: the '
             'run has an InfoBatchHook with options of its own. Move them to '
-            'it in custom_hooks, or take it out of custom_hooks'
+            'it in custom_hooks (or default_hooks), or take it out of there'
         )
+    dataloader = prune_dataloader(dataloader)
     heads = dict(outermost_heads(runner.model))
     for head in heads.values():
         attach(head)
@@ -80,7 +122,7 @@ def take_over(
         f'dataloader prunes, and these heads are weighted: {names}. '
         'Validation and test are untouched'
     )
-    return prune_dataloader(dataloader)
+    return dataloader
 
 
 class TakeOver:
@@ -113,8 +155,4 @@ class EpochBasedTrainLoop(TakeOver, InfoBatchEpochBasedTrainLoop):
     """Stands in for mmengine's loop of this name; see :class:`TakeOver`."""
 
 
-for _loop in (IterBasedTrainLoop, EpochBasedTrainLoop):
-    LOOPS.register_module(module=_loop, force=True)
-    # Runners name the loop themselves if a config gives by_epoch and no type.
-    for _module in (_flexible_runner, runner_module):
-        setattr(_module, _loop.__name__, _loop)
+rewrite_train_cfg(rewritten)

@@ -15,6 +15,9 @@ from torch import Tensor
 from .host.atomic import AtomicLocalBackend
 from .pruned_run import PrunedRun
 
+ROUNDS_FILE, SUMMARY_FILE = 'infobatch.jsonl', 'infobatch_summary.json'
+Line = dict[str, Any]  # a JSON object in a line of a file
+
 # Bins of :func:`score_histogram`: four a decade, from 1e-6 to 1e2.
 SCORE_EDGES = [10 ** (step / 4) for step in range(-24, 9)]
 
@@ -96,6 +99,26 @@ def summary_of(run: PrunedRun, iters_run: int) -> dict[str, Any]:
     )
 
 
+def read_json_lines(path: Path) -> list[Line]:
+    """Read a file with a JSON object a line; a torn last line is dropped."""
+    if not path.exists():
+        return []
+    # What follows the last end of a line is nothing, or torn.
+    lines = path.read_text().split('\n')[:-1]
+    return [json.loads(line) for line in lines]
+
+
+def read_rounds(work_dir: Path) -> list[Line]:
+    """Return the finished rounds of a pruned run, none of a stock run."""
+    return read_json_lines(work_dir / ROUNDS_FILE)
+
+
+def read_summary(work_dir: Path) -> dict[str, Any] | None:
+    """Return the summary of a pruned run that has finished."""
+    path = work_dir / SUMMARY_FILE
+    return json.loads(path.read_text()) if path.exists() else None
+
+
 class RunRecords:
     """The files ``infobatch.jsonl`` and ``infobatch_summary.json``.
 
@@ -104,8 +127,8 @@ class RunRecords:
     """
 
     def __init__(self, work_dir: str) -> None:
-        self.rounds_file = Path(work_dir) / 'infobatch.jsonl'
-        self.summary_file = Path(work_dir) / 'infobatch_summary.json'
+        self.rounds_file = Path(work_dir, ROUNDS_FILE)
+        self.summary_file = Path(work_dir, SUMMARY_FILE)
 
     def begin_anew(self) -> None:
         """Put what another run has left in the folder out of the way.

@@ -5,9 +5,10 @@ from itertools import chain
 
 import torch
 from mmengine.dataset import DefaultSampler
-from mmengine.registry import DATA_SAMPLERS
+from mmengine.registry import DATA_SAMPLERS, HOOKS
 from torch import Tensor
 
+from .host.stock_loops import iterating_loop
 from .pruning import Plan
 
 _CHUNK = 65536
@@ -84,6 +85,8 @@ class InfoBatchSampler(DefaultSampler):
         return indices[start + self.rank :: self.world_size]
 
     def __iter__(self) -> Iterator[int]:
+        if self._plan is None:
+            _check_there_is_a_hook()
         # Python ints, but never one for every sample at a time.
         chunks = self._indices().split(_CHUNK)
         return chain.from_iterable(map(Tensor.tolist, chunks))
@@ -103,3 +106,22 @@ class InfoBatchSampler(DefaultSampler):
         if self.round_up:
             total += -total % self.world_size
         return total
+
+
+def _check_there_is_a_hook() -> None:
+    """Raise a RuntimeError in a train loop whose run nobody plans.
+
+    Without a plan the order is that of DefaultSampler, so that such a run
+    would train on all data, or end with its first round.
+    """
+    loop = iterating_loop()
+    kind = HOOKS.get('InfoBatchHook')
+    if loop is None or any(isinstance(h, kind) for h in loop.runner.hooks):
+        return
+    raise RuntimeError(
+        'the train dataloader has an InfoBatchSampler, but the run has no '
+        'InfoBatchHook to plan its rounds, so that it would not prune. The '
+        'custom_hooks of a config replace those of its base: add '
+        "dict(type='InfoBatchHook') to them, or put it where configs are "
+        "merged, default_hooks=dict(infobatch=dict(type='InfoBatchHook'))"
+    )

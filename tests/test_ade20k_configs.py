@@ -75,7 +75,8 @@ def test_overlay_is_what_enable_makes_of_its_stock_base(path, tmp_path):
     expected = enable(load(stock_path), **options).to_dict()
     # The overlays leave out the scope that mmengine adds to a base, and a
     # default, and spell another default out.
-    expected['train_dataloader']['sampler'] = dict(type='InfoBatchSampler')
+    kind = 'infobatch_mm.InfoBatchSampler'
+    expected['train_dataloader']['sampler'] = dict(type=kind)
     expected['custom_imports'].setdefault('allow_failed_imports', False)
     assert found == expected
 

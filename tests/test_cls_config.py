@@ -22,6 +22,8 @@ STOCK = dict(
     batch_augments='swin_transformer/swin-tiny_16xb64_in1k.py',
     margin='arcface/resnet50-arcface_8xb32_inshop.py',
 )
+PRUNE_HOOK = 'infobatch_mm.override.PruneHook'
+HEAD = 'infobatch_mm.WeightedClsHead'
 TRAINING = {
     'model',
     'train_dataloader',
@@ -55,14 +57,17 @@ def test_only_what_pruning_needs_is_changed(stock):
     assert TRAINING - changed <= {'custom_imports'} and changed <= TRAINING
     loader = before['train_dataloader']
     assert cfg['train_dataloader'] == loader | dict(
-        sampler=dict(type='InfoBatchSampler', shuffle=True),
-        dataset=dict(type='IndexedDataset', dataset=loader['dataset']),
+        sampler=dict(type='infobatch_mm.InfoBatchSampler', shuffle=True),
+        dataset=dict(
+            type='infobatch_mm.IndexedDataset', dataset=loader['dataset']
+        ),
     )
-    loop = dict(before['train_cfg'], type='InfoBatchEpochBasedTrainLoop')
+    kind = 'infobatch_mm.InfoBatchEpochBasedTrainLoop'
+    loop = dict(before['train_cfg'], type=kind)
     del loop['by_epoch']
     assert cfg['train_cfg'] == loop
-    head = before['model']['head']
-    assert cfg['model'] == before['model'] | dict(head=cls_toys.weighted(head))
+    head = dict(type=HEAD, head=before['model']['head'])
+    assert cfg['model'] == before['model'] | dict(head=head)
 
 
 def test_enabling_twice_is_enabling_once(stock, tmp_path):
@@ -86,7 +91,7 @@ def test_the_model_says_that_it_is_of_mmpretrain(tmp_path, kind):
     cfg = cls_toys.config(tmp_path, pruned=False)
     cfg.default_scope = 'mmengine'
     cfg._cfg_dict['model']['type'] = kind
-    assert enable(cfg).model.head.type == 'WeightedClsHead'
+    assert enable(cfg).model.head.type == HEAD
 
 
 def test_a_head_of_another_package_is_an_error(tmp_path):
@@ -117,8 +122,18 @@ def test_an_enabled_run_is_the_explicit_run(explicit, tmp_path):
     assert len(set(explicit)) == 4
 
 
-def test_an_overridden_run_is_the_explicit_run(override, explicit, tmp_path):
-    runner = train(cls_toys.config(tmp_path, pruned=False))
+ASKING = dict(
+    by_hook={'default_hooks.infobatch.type': PRUNE_HOOK},
+    by_import={'custom_imports.imports': ['infobatch_mm.override']},
+)
+
+
+@pytest.mark.parametrize('asking', ASKING.values(), ids=ASKING)
+def test_an_overridden_run_is_the_explicit_run(asking, explicit, tmp_path):
+    cfg = cls_toys.config(tmp_path, pruned=False)
+    assert 'type' not in cfg.train_cfg  # as mmpretrain's schedules are
+    cfg.merge_from_dict(asking)
+    runner = train(cfg)
     assert digests(runner) == explicit
     assert sum(isinstance(h, InfoBatchHook) for h in runner.hooks) == 1
 
@@ -129,9 +144,9 @@ def test_a_config_by_name_on_our_command_line(monkeypatch):
         [f'mmpretrain::{STOCK["cifar10"]}', '--infobatch']
     )
     cfg = train_tool.load_config(args)
-    assert cfg.model.head.type == 'WeightedClsHead'
+    assert cfg.model.head.type == HEAD
     assert cfg.model.head.head.type == 'LinearClsHead'
-    assert cfg.train_dataloader.sampler.type == 'InfoBatchSampler'
+    assert cfg.train_dataloader.sampler.type == 'infobatch_mm.InfoBatchSampler'
     assert cfg.work_dir == './work_dirs/resnet18_8xb16_cifar10'
     for loader in cfg.train_dataloader, cfg.val_dataloader:
         # What mmpretrain's own tool adds.

@@ -77,7 +77,8 @@ def test_an_overlay_is_what_enable_makes_of_its_twin(path):
     # mmengine's own loop by epochs will do.
     expected['train_cfg'] = stock.train_cfg.to_dict()
     # The scope is what mmengine adds to a base in another package.
-    expected['train_dataloader']['sampler'] = dict(type='InfoBatchSampler')
+    kind = 'infobatch_mm.InfoBatchSampler'
+    expected['train_dataloader']['sampler'] = dict(type=kind)
     imports = found.pop('custom_imports')
     assert 'infobatch_mm' in imports['imports']
     assert set(expected.pop('custom_imports')['imports']) == set(

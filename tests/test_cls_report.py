@@ -1,4 +1,4 @@
-"""tools/report.py: a run of mmpretrain."""
+"""infobatch report: a run of mmpretrain."""
 
 import pytest
 
@@ -6,6 +6,8 @@ pytest.importorskip('mmpretrain')
 import cls_toys
 from mmengine.runner import Runner
 from test_report import Page, check, report
+
+from infobatch_mm.report import results
 
 
 @pytest.mark.parametrize('pruned', [True, False], ids=['pruned', 'stock'])
@@ -26,7 +28,7 @@ def test_a_run_of_mmpretrain(tmp_path, pruned):
     page = Page(report.render(tmp_path))
     check(page)
     assert 'accuracy/top1 over samples' in page.images[0]['alt']
-    assert report.NO_CLASSES in page.missing
+    assert results.NO_CLASSES in page.missing
     # Each sample is an image with the name of its class.
     assert len(page.pictures('image/png')) == (16 if pruned else 0)
     if pruned:

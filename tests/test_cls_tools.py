@@ -1,4 +1,4 @@
-"""tools/test.py treats predictions as mmpretrain's own tools/test.py does."""
+"""Test and train take the flags of mmpretrain's tools, and do as they do."""
 
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -9,13 +9,15 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.visualization import Visualizer
-from test_tools import test_tool
 
 pytest.importorskip('mmpretrain')
 import mmpretrain
 from mmpretrain.registry import MODELS
 
-THEIRS = Path(mmpretrain.__file__).parent / '.mim' / 'tools' / 'test.py'
+from infobatch_mm.commands import running, train
+from infobatch_mm.commands import test as test_tool
+
+THEIRS = Path(mmpretrain.__file__).parent / '.mim' / 'tools'
 IMAGES = 4
 
 
@@ -76,24 +78,41 @@ def test_predictions_are_kept(run, tmp_path):
 
 @pytest.fixture
 def settings_of(run, monkeypatch):
-    """A function from flags to our config and theirs."""
+    """A function from a tool and flags to our config and theirs."""
     if not THEIRS.exists():
         pytest.skip('mmpretrain has no tools')
-    spec = spec_from_file_location('mmpretrain_tools_test', THEIRS)
-    theirs = module_from_spec(spec)
-    spec.loader.exec_module(theirs)
 
-    def settings(*flags):
-        monkeypatch.setattr('sys.argv', ['test.py', *run, *flags])
+    def settings(*flags, ours=test_tool):
+        name = ours.__name__.rpartition('.')[2]
+        arguments = [*run[: 1 if ours is train else 2], *flags]
+        spec = spec_from_file_location(
+            f'mmpretrain_tools_{name}', THEIRS / f'{name}.py'
+        )
+        theirs = module_from_spec(spec)
+        spec.loader.exec_module(theirs)
+        monkeypatch.setattr('sys.argv', [f'{name}.py', *arguments])
         cfg = Config.fromfile(run[0])
-        ours = test_tool.load_config(test_tool.parse_args([*run, *flags]))
-        return ours, theirs.merge_args(cfg, theirs.parse_args())
+        found = ours.load_config(ours.parse_args(arguments))
+        return found, theirs.merge_args(cfg, theirs.parse_args())
 
     return settings
 
 
+@pytest.fixture
+def accelerator(monkeypatch):
+    """What their tools take for granted."""
+    for module in (running, train):
+        monkeypatch.setattr(module, 'get_device', lambda: 'cuda')
+
+
 @pytest.mark.parametrize(
-    'flags', [['--show'], ['--show-dir', 'painted'], ['--wait-time', '9']]
+    'flags',
+    [
+        ['--show'],
+        ['--show-dir', 'painted'],
+        ['--wait-time', '9'],
+        ['--show-dir', 'painted', '--interval', '3'],
+    ],
 )
 def test_the_hook_is_set_as_theirs(settings_of, flags):
     ours, theirs = settings_of(*flags)
@@ -133,3 +152,97 @@ def test_an_image_and_its_mirror_are_averaged(run, tmp_path):
     mirrored = scores('tta-mirrored')
     assert not torch.allclose(plain, mirrored)
     torch.testing.assert_close(both, (plain + mirrored) / 2)
+
+
+def test_one_image_of_some_is_saved(run, tmp_path):
+    painted = tmp_path / 'painted'
+    test_tool.main([*run, '--show-dir', str(painted), '--interval', '2'])
+    assert len(list(painted.iterdir())) == IMAGES // 2
+
+
+def test_the_metrics_are_kept(run, tmp_path):
+    out = tmp_path / 'metrics.json'
+    test_tool.main([*run, '--out', str(out), '--out-item', 'metrics'])
+    assert mmengine.load(out).keys() == {'accuracy/top1'}
+
+
+def test_an_item_without_a_file_is_refused(run, capsys):
+    with pytest.raises(SystemExit):
+        test_tool.main([*run, '--out-item', 'pred'])
+    assert '--out-item pred needs --out' in capsys.readouterr().err
+
+
+def test_mixed_precision_is_set_as_theirs(settings_of):
+    ours, theirs = settings_of('--amp')
+    assert ours.test_cfg == theirs.test_cfg == dict(fp16=True)
+
+
+@pytest.mark.parametrize('flags', [[], ['--no-pin-memory']])
+def test_the_loader_of_a_test_is_completed_as_theirs(
+    settings_of, accelerator, flags, run
+):
+    cfg = Config.fromfile(run[0])
+    del cfg.test_dataloader['collate_fn']
+    cfg.dump(run[0])
+    ours, theirs = settings_of(*flags)
+    loader = ours.test_dataloader.to_dict()
+    assert loader.pop('persistent_workers') is False  # without workers
+    assert loader == theirs.test_dataloader.to_dict()
+
+
+# train
+
+
+def complete(cfg_file):
+    """Let a config have all that the flags of training change."""
+    cfg = Config.fromfile(cfg_file)
+    cfg.train_dataloader.num_workers = 1
+    cfg.auto_scale_lr = dict(base_batch_size=8)
+    for key in ('val_dataloader', 'val_evaluator', 'val_cfg'):
+        cfg[key] = cfg[key.replace('val_', 'test_')]
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        for key in ('collate_fn', 'pin_memory', 'persistent_workers'):
+            loader.pop(key, None)
+    cfg.dump(cfg_file)
+
+
+@pytest.mark.parametrize(
+    'flags',
+    [
+        [],
+        ['--resume'],
+        ['--resume', 'some.pth'],
+        ['--amp'],
+        ['--no-validate'],
+        ['--auto-scale-lr'],
+        ['--no-pin-memory'],
+        ['--no-persistent-workers'],
+        ['--cfg-options', 'resume=True', 'load_from=other.pth'],
+    ],
+    ids=' '.join,
+)
+def test_a_run_is_set_as_theirs(settings_of, accelerator, flags, run):
+    complete(run[0])
+    ours, theirs = (cfg.to_dict() for cfg in settings_of(*flags, ours=train))
+    # Theirs sets it, for loaders without workers too, which torch refuses.
+    for name in ('val_dataloader', 'test_dataloader'):
+        for cfg in (ours, theirs):
+            (cfg[name] or {}).pop('persistent_workers', None)
+    assert ours.pop('resume') == theirs.pop('resume', False)
+    assert ours.pop('load_from', None) == theirs.pop('load_from', None)
+    assert ours == theirs
+
+
+def test_a_rate_that_cannot_be_scaled_is_refused(run):
+    args = train.parse_args([run[0], '--auto-scale-lr'])
+    with pytest.raises(ValueError, match='base_batch_size'):
+        train.load_config(args)
+
+
+def test_names_of_packages_are_read_by_both():
+    name = 'mmpretrain::resnet/resnet18_8xb16_cifar10.py'
+    trained = train.load_config(train.parse_args([name]))
+    tested = test_tool.load_config(test_tool.parse_args([name, 'some.pth']))
+    assert tested.model == trained.model
+    assert tested.test_dataloader == trained.test_dataloader
+    assert tested.test_dataloader.collate_fn == dict(type='default_collate')

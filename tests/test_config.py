@@ -5,10 +5,17 @@ import json
 import pytest
 import toys
 from mmengine.config import Config
+from mmengine.dataset import DefaultSampler
 from mmengine.hub import get_config
+from mmengine.registry import HOOKS
+from mmengine.runner import EpochBasedTrainLoop
+from mmseg.registry import MODELS, TRANSFORMS, VISUALIZERS
 
 import infobatch_mm
-from infobatch_mm import enable
+from infobatch_mm import QuantilePolicy, enable
+from infobatch_mm.binding import find_heads
+from infobatch_mm.config import nested_options
+from infobatch_mm.host.config_bases import alias_config_bases
 
 STOCK = {
     'plain': 'upernet/upernet_r50_4xb4-160k_ade20k-512x512.py',
@@ -29,8 +36,13 @@ TRAINING = {
 }
 
 
+def weighted(head):
+    return dict(type='infobatch_mm.WeightedDecodeHead', head=head)
+
+
 @pytest.fixture(params=STOCK.values(), ids=STOCK)
 def stock(request):
+    alias_config_bases()
     return get_config(f'mmseg::{request.param}')
 
 
@@ -41,19 +53,22 @@ def test_only_what_pruning_needs_is_changed(stock):
     assert {k for k in cfg if cfg[k] != before.get(k)} == TRAINING
     loader = before['train_dataloader']
     assert cfg['train_dataloader'] == loader | dict(
-        sampler=dict(type='InfoBatchSampler', shuffle=True),
-        dataset=dict(type='IndexedDataset', dataset=loader['dataset']),
+        sampler=dict(type='infobatch_mm.InfoBatchSampler', shuffle=True),
+        dataset=dict(
+            type='infobatch_mm.IndexedDataset', dataset=loader['dataset']
+        ),
     )
-    loop = dict(type='InfoBatchIterBasedTrainLoop')
+    loop = dict(type='infobatch_mm.InfoBatchIterBasedTrainLoop')
     assert cfg['train_cfg'] == before['train_cfg'] | loop
-    assert cfg['custom_hooks'] == [dict(type='InfoBatchHook', delta=0.9)]
+    hook = dict(type='infobatch_mm.InfoBatchHook', delta=0.9)
+    assert cfg['custom_hooks'] == [hook]
     assert cfg['custom_imports'] == dict(imports=['infobatch_mm'])
     for name in 'decode_head', 'auxiliary_head':
         head, wrapped = before['model'].get(name), cfg['model'].get(name)
         if isinstance(head, list):
-            assert wrapped == [toys.weighted(one) for one in head]
+            assert wrapped == [weighted(one) for one in head]
         elif head:
-            assert wrapped == toys.weighted(head)
+            assert wrapped == weighted(head)
 
 
 def test_enabling_twice_is_enabling_once(stock):
@@ -75,7 +90,7 @@ def test_later_options_replace_earlier_ones(tmp_path):
     cfg = enable(enable(cfg, delta=0.9), policy=quantile)
     assert cfg.custom_hooks == [
         dict(type='EMAHook'),
-        dict(type='InfoBatchHook', delta=0.9, policy=quantile),
+        dict(type='infobatch_mm.InfoBatchHook', delta=0.9, policy=quantile),
     ]
 
 
@@ -109,7 +124,7 @@ def test_loops_by_any_name(tmp_path, train_cfg, loop):
     cfg = toys.config(tmp_path, pruned=False)
     cfg._cfg_dict['train_cfg'] = train_cfg
     pruned = enable(cfg).train_cfg
-    assert pruned.type == loop
+    assert pruned.type == f'infobatch_mm.{loop}'
     assert 'by_epoch' not in pruned
 
 
@@ -125,6 +140,102 @@ def test_an_enabled_run_is_the_explicit_run(tmp_path):
         digests.append([line['digest'] for line in lines])
     assert digests[0] == digests[1]
     assert len(set(digests[0])) == 4
+
+
+# Configs in other forms
+
+
+def by_prefix(cfg):
+    for part in parts_of_mmseg(cfg):
+        part.type = f'mmseg.{part.type}'
+
+
+def by_path(cfg):
+    for part in parts_of_mmseg(cfg):
+        kind = registry_of(part).get(part.type)
+        part.type = f'{kind.__module__}.{kind.__name__}'
+
+
+def by_class(cfg):
+    for part in parts_of_mmseg(cfg):
+        part.type = registry_of(part).get(part.type)
+    cfg.train_cfg.type = EpochBasedTrainLoop
+    cfg.train_dataloader.sampler.type = DefaultSampler
+
+
+def by_scope_key(cfg):
+    cfg.model._scope_ = cfg.train_dataloader.dataset._scope_ = 'mmseg'
+    cfg.visualizer._scope_ = 'mmseg'
+
+
+def parts_of_mmseg(cfg):
+    model = cfg.model
+    heads = [model.decode_head, model.auxiliary_head]
+    losses = [head.loss_decode for head in heads]
+    transforms = cfg.train_dataloader.dataset.pipeline
+    own = [model, model.data_preprocessor, model.backbone, cfg.visualizer]
+    return [*own, *heads, *losses, *transforms]
+
+
+def registry_of(part):
+    registries = (MODELS, TRANSFORMS, VISUALIZERS)
+    return next(r for r in registries if part.type in r.module_dict)
+
+
+@pytest.mark.parametrize('scope', ['absent', None, 'mmengine', 'elsewhere'])
+@pytest.mark.parametrize('form', [by_prefix, by_path, by_class, by_scope_key])
+def test_any_form_and_scope(tmp_path, form, scope):
+    cfg = toys.config(tmp_path, pruned=False)
+    form(cfg)
+    cfg.default_scope = scope
+    if scope == 'absent':
+        del cfg._cfg_dict['default_scope']
+    runner = toys.Runner.from_cfg(enable(cfg))
+    loader = runner.train_loop.dataloader
+    assert type(loader.sampler) is infobatch_mm.InfoBatchSampler
+    assert type(loader.dataset) is infobatch_mm.IndexedDataset
+    assert set(find_heads(runner.model)) == {'decode_head', 'auxiliary_head'}
+    assert toys.hook_of(runner).delta == 0.875
+    loop = infobatch_mm.InfoBatchEpochBasedTrainLoop
+    assert type(runner.train_loop) is loop
+
+
+@pytest.mark.parametrize(
+    'kind',
+    [
+        QuantilePolicy,
+        'QuantilePolicy',
+        'infobatch_mm.QuantilePolicy',
+        'infobatch_mm.pruning.QuantilePolicy',
+    ],
+)
+def test_a_policy_by_any_name(tmp_path, kind):
+    stock = toys.config(tmp_path, pruned=False)
+    cfg = enable(stock, policy=dict(type=kind, quantiles=(0.2, 1.0)))
+    cfg.dump(tmp_path / 'dumped.py')
+    (hook,) = Config.fromfile(tmp_path / 'dumped.py').custom_hooks
+    assert 'quantiles (0.2, 1.0)' in repr(HOOKS.build(hook).policy)
+
+
+def test_a_policy_without_a_type(tmp_path):
+    cfg = toys.config(tmp_path, pruned=False)
+    (hook,) = enable(cfg, policy=dict(prune_ratio=0.7)).custom_hooks
+    assert hook.policy == dict(type='InfoBatchPolicy', prune_ratio=0.7)
+
+
+def test_options_in_the_config(tmp_path):
+    cfg = toys.config(tmp_path, pruned=False)
+    cfg.train_cfg.infobatch = dict(delta=0.5, warmup_rounds=2)
+    enabled = enable(cfg, delta=0.9)
+    (hook,) = enabled.custom_hooks
+    assert (hook.delta, hook.warmup_rounds) == (0.9, 2)
+    assert 'infobatch' not in enabled.train_cfg
+
+
+def test_options_of_a_command_line():
+    settings = {'policy.prune_ratio': 0.7, 'policy.type': 'x', 'delta': 1}
+    policy = dict(prune_ratio=0.7, type='x')
+    assert nested_options(settings) == dict(policy=policy, delta=1)
 
 
 # Configs that cannot prune
@@ -164,7 +275,63 @@ def test_a_config_that_cannot_prune_is_an_error(tmp_path, spoil, message):
     assert cfg.to_dict() == before
 
 
-def test_an_unknown_option_is_an_error(tmp_path):
+class Loops:
+    class EpochBasedTrainLoop(EpochBasedTrainLoop):
+        """A user's, of the same name."""
+
+
+def test_another_loop_of_the_same_name_is_an_error(tmp_path):
     cfg = toys.config(tmp_path, pruned=False)
-    with pytest.raises(ValueError, match='prune_ratio=0.3 is not an option'):
-        infobatch_mm.enable(cfg, prune_ratio=0.3)
+    cfg.train_cfg.type = Loops.EpochBasedTrainLoop
+    with pytest.raises(ValueError, match="type is 'test_config.Loops.Epoch"):
+        enable(cfg)
+
+
+BAD = [
+    (dict(prune_ratio=0.3), 'prune_ratio=0.3 is not an option'),
+    (dict(delta=2), 'delta must be in .* got 2:'),
+    (dict(delta=2, policy=dict(type='NoPruningPolicy')), 'delta .* got 2:'),
+    (dict(delta='0.9'), "delta must be in .* got '0.9':"),
+    (dict(policy='QuantilePolicy'), "policy='QuantilePolicy' is not .*dict"),
+    (dict(policy=None), 'policy=None is not'),
+    (dict(policy=dict(type='Quantile')), "'Quantile' .* known: InfoBatchP"),
+    (dict(policy=dict(type='torch.nn.Linear')), "'torch.nn.Linear' is not a"),
+    (dict(policy=dict(type='')), "policy.type='' is not a pruning policy"),
+    (
+        dict(policy=dict(type='QuantilePolicy', prune_ratio=0.7)),
+        "'QuantilePolicy': .*'prune_ratio'; .*: quantiles, prune_ratios$",
+    ),
+    (dict(policy=dict(type='RandomPolicy')), "missing .* 'prune_ratio'; its"),
+    (dict(policy=dict(prune_ratio='70%')), "prune_ratio .* '70%'"),
+    (
+        dict(policy=dict(type='QuantilePolicy', prune_ratios=0.5)),
+        "'prune_ratios': 0.5} has a setting of a wrong type",
+    ),
+    (dict(score='loss'), "score='loss' is not known; there are image_mean"),
+    (dict(score_momentum='0.8'), "score_momentum='0.8' is not in"),
+    (dict(warmup_rounds=-1), 'warmup_rounds=-1 is not a number of rounds'),
+    (dict(warmup_rounds='3'), "warmup_rounds='3' is not a number of rounds"),
+    (dict(warmup_rounds=True), 'warmup_rounds=True is not a number of'),
+]
+
+
+@pytest.mark.parametrize('options, message', BAD)
+def test_a_wrong_option_is_an_error(tmp_path, options, message):
+    cfg = toys.config(tmp_path, pruned=False)
+    with pytest.raises(ValueError, match=message):
+        enable(cfg, **options)
+    cfg.train_cfg.infobatch = options
+    with pytest.raises(ValueError, match=message):
+        enable(cfg)
+
+
+def test_a_wrong_option_of_a_hook_that_is_there(tmp_path):
+    cfg = toys.config(tmp_path, delta=2)
+    with pytest.raises(ValueError, match='delta must be in'):
+        enable(cfg, score_momentum=0.5)
+
+
+@pytest.mark.parametrize('cfg', ['config.py', dict(model=dict()), None])
+def test_no_config_is_an_error(cfg):
+    with pytest.raises(TypeError, match='Config.fromfile.*Config.dict'):
+        enable(cfg)

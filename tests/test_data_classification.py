@@ -1,4 +1,4 @@
-"""tools/data_classification.py on small stand-ins of the data sets."""
+"""infobatch_mm.prepare.classification on small stand-ins of the data sets."""
 
 import io
 import pickle
@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_tools import prepare_data
+
+from infobatch_mm.commands import prepare as command
+from infobatch_mm.prepare import classification as prepare
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / 'shared/data'
 CLASSES, SIDE = 2, 4
 PER_CLASS = (10, 3)
 
-
-prepare = prepare_data.classification
 SMALL = prepare.CIFAR10._replace(
     counts=PER_CLASS, num_classes=CLASSES, side=SIDE
 )
@@ -187,7 +187,7 @@ def test_cifar10_of_the_shared_data(tmp_path, capsys):
     if not path.is_file():
         pytest.skip('../shared/data is not there')
     out = tmp_path / 'cifar10'
-    prepare_data.main(['cifar10', str(path), '--out', str(out)])
+    command.main(['cifar10', str(path), '--out', str(out)])
     assert capsys.readouterr().out == (
         f'unpacked: 50000 train, 10000 test images with 10 classes in {out}\n'
     )

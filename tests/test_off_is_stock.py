@@ -94,10 +94,13 @@ for file in (tests.parent / 'infobatch_mm').glob('[!_]*'):
         sys.modules[f'infobatch_mm.{file.stem}'] = None
 sys.path.insert(0, str(tests))
 torch.set_num_threads(1)
+import conftest
+conftest.Config.pretty_text = property(conftest.plain_text)
 import test_off_is_stock as twin
 for name, settings in twin.SETTINGS.items():
     found = twin.record(out / name, pruned=False, **settings)
     torch.save(found, out / f'{name}.pth')
+    conftest.stop_workers()
 """
 
 

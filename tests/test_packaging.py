@@ -1,24 +1,54 @@
-"""What an installed wheel holds for mim, and what mim lists."""
+"""What the sdist and the wheel hold, and where mim finds its part."""
 
+import ast
+import re
+import shutil
 import subprocess
 import sys
+from email import message_from_string
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 import yaml
 
 REPO = Path(__file__).parents[1]
+# Where openmim looks, in the package, and where onedl-mim does.
+MIM = 'infobatch_mm/.mim'
+DOORS = '+infobatch_mm/.mim'
+TOOLS = {'prepare_data.py', 'report.py', 'test.py', 'train.py'}
 
 
 @pytest.fixture(scope='module')
-def site_packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What pip would unpack, made by the step that fills a wheel."""
-    base = tmp_path_factory.mktemp('wheel')
-    command = [sys.executable, 'setup.py', '--quiet']
-    command += ['build', '--build-base', str(base / 'build')]
-    command += ['install_lib', '--install-dir', str(base / 'site-packages')]
-    subprocess.run(command, cwd=REPO, check=True)
-    return base / 'site-packages'
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the files that the sdist would hold."""
+    base = tmp_path_factory.mktemp('sdist')
+    command = [sys.executable, 'setup.py', '--quiet', 'egg_info']
+    subprocess.run([*command, '--egg-base', str(base)], cwd=REPO, check=True)
+    [listing] = base.glob('*/SOURCES.txt')
+    for name in listing.read_text().splitlines():
+        if '.egg-info' not in name:
+            target = base / 'source' / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(REPO / name, target)
+    return base / 'source'
+
+
+@pytest.fixture(scope='module')
+def distribution(sdist: Path) -> metadata.Distribution:
+    """What pip installs of a wheel that it builds from the sdist."""
+    prefix = sdist.parent / 'prefix'
+    command = [sys.executable, '-m', 'pip', 'install', '--quiet', '--no-deps']
+    command += ['--no-index', '--no-build-isolation', '--no-compile']
+    command += ['--disable-pip-version-check']
+    subprocess.run([*command, '--prefix', prefix, sdist], check=True)
+    [found] = prefix.rglob('infobatch_mm-*.dist-info')
+    return metadata.Distribution.at(found)
+
+
+@pytest.fixture(scope='module')
+def site_packages(distribution: metadata.Distribution) -> Path:
+    return Path(str(distribution.locate_file('.')))
 
 
 def files_below(folder: Path) -> set[str]:
@@ -29,30 +59,99 @@ def files_below(folder: Path) -> set[str]:
     }
 
 
+def relative_links(text: str) -> set[str]:
+    links = re.findall(r'\]\(([^)#]+)', text)
+    return {link for link in links if not link.startswith('http')}
+
+
+def test_the_sdist_holds_what_the_readme_mentions(sdist):
+    links = relative_links((REPO / 'README.md').read_text())
+    assert len(links) >= 5
+    for name in (*links, 'Makefile', 'CONTRIBUTING.md', 'tests/conftest.py'):
+        assert (sdist / name).exists(), name
+    assert files_below(sdist / 'docs') == files_below(REPO / 'docs')
+
+
 def test_package_is_whole(site_packages):
     assert files_below(site_packages / 'infobatch_mm') >= files_below(
         REPO / 'infobatch_mm'
     )
 
 
-# openmim looks in the package. onedl-mim looks in the folder of the file that
-# is first in RECORD, which pip sorts.
-@pytest.mark.parametrize('folder', ['infobatch_mm/.mim', '_infobatch_mm'])
-def test_mim_finds_configs_tools_and_index(folder, site_packages):
-    mim = site_packages / folder
-    for name in ('configs', 'tools'):
-        assert files_below(mim / name) == files_below(REPO / name)
-    assert (mim / 'model-index.yml').is_file()
+def test_nothing_else_is_installed(distribution):
+    roots = {file.parts[0] for file in distribution.files}
+    assert roots == {
+        '..',
+        '+infobatch_mm',
+        'infobatch_mm',
+        f'infobatch_mm-{distribution.version}.dist-info',
+    }
+    outside = [f for f in distribution.files if f.parts[0] == '..']
+    assert [file.name for file in outside] == ['infobatch']
 
 
-def test_folder_of_the_first_installed_file(site_packages):
-    dist_info = 'infobatch_mm-1.0.dist-info/METADATA'
-    record = sorted([dist_info, *files_below(site_packages)])
-    assert record[0].split('/')[0] == '_infobatch_mm'
+def test_onedl_mim_takes_its_folder(distribution):
+    """It looks at the first file that is listed as installed."""
+    assert str(distribution.files[0]).split('/')[0] == '+infobatch_mm'
+
+
+def test_mim_finds_configs_tools_and_index(site_packages):
+    mim = site_packages / MIM
+    assert files_below(mim / 'configs') == files_below(REPO / 'configs')
+    scripts = {'dist_train.sh', 'slurm_train.sh'}
+    assert files_below(mim / 'tools') == TOOLS | scripts
+    assert files_below(site_packages / DOORS / 'tools') == TOOLS
+    for folder in (MIM, DOORS):
+        index = site_packages / folder / 'model-index.yml'
+        assert index.read_text() == (REPO / 'model-index.yml').read_text()
+
+
+def test_each_config_has_a_door(site_packages):
+    mim, doors = site_packages / MIM, site_packages / DOORS
+    names = {n for n in files_below(mim / 'configs') if n.endswith('.py')}
+    assert files_below(doors / 'configs') == names
+    for name in names:
+        door = doors / 'configs' / name
+        [base] = re.findall(r"^_base_ = '(.+)'\n$", door.read_text())
+        assert (door.parent / base).resolve() == (mim / 'configs' / name)
+
+
+@pytest.mark.parametrize('tool', sorted(TOOLS))
+def test_tools_in_the_wheel_need_no_other_tool(tool):
+    tree = ast.parse((REPO / 'tools' / tool).read_text())
+    imported = {
+        name.partition('.')[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in (
+            [getattr(node, 'module', None)]
+            if isinstance(node, ast.ImportFrom)
+            else [alias.name for alias in node.names]
+        )
+    }
+    neighbours = {path.stem for path in (REPO / 'tools').glob('*.py')}
+    assert not imported & neighbours
+
+
+def test_the_base_needs_three_packages(distribution):
+    base = [r for r in distribution.requires if 'extra ==' not in r]
+    names = {re.match(r'[\w-]+', requirement)[0] for requirement in base}
+    assert names == {'torch', 'numpy', 'rich'}
+
+
+def test_the_description_has_no_link_that_breaks_on_an_index(distribution):
+    message = message_from_string(distribution.read_text('METADATA'))
+    text = message.get_payload()
+    assert 'make quickstart' in text
+    assert not relative_links(text)
+    # A picture without alternative text, or one that lost its file.
+    assert '![' not in re.sub(r'!\[[^]]*\]\(https?:', '', text)
+    licences = [c for c in message.get_all('Classifier') if 'License' in c]
+    assert licences and message['Author']
 
 
 def test_source_tree_gets_no_copy(site_packages):
-    assert not (REPO / 'infobatch_mm' / '.mim').exists()
+    assert not (REPO / MIM).exists() and not (REPO / '+infobatch_mm').exists()
 
 
 def test_names_of_configs_are_unique():

@@ -1,6 +1,7 @@
-"""tools/plot_clock.py: iterations of a pruned run, placed on the clock."""
+"""plot_clock.py: iterations of a pruned run, placed on the clock."""
 
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,9 +10,9 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from PIL import Image
 from test_read_run import config
-from test_tools import load_tool
 
-plot_clock = load_tool('plot_clock')
+sys.path.append(str(Path(__file__).parents[1] / 'benchmarks'))
+import plot_clock
 
 
 @HOOKS.register_module()

@@ -1,4 +1,4 @@
-"""The ade20k subcommand of prepare_data.py."""
+"""infobatch prepare ade20k."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,7 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_tools import SHARED, prepare_data, segmentation
+from test_tools import SHARED
+
+from infobatch_mm.commands import prepare
+from infobatch_mm.prepare import files, segmentation
 
 ADE20K = segmentation.ADE20K._replace(counts=dict(training=2, validation=1))
 LABELS = np.array([[0, 1, 150], [7, 0, 255]], np.uint8)
@@ -40,9 +43,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def check(root: Path, *flags: str) -> str:
-    args = prepare_data.build_parser().parse_args(
-        ['ade20k', str(root), *flags]
-    )
+    args = prepare.build_parser().parse_args(['ade20k', str(root), *flags])
     return segmentation.check_ade20k(args.root, sample=args.sample)
 
 
@@ -158,7 +159,7 @@ def test_sample_without_images_is_named(root):
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason='needs ../shared/data')
 def test_the_shared_sample(tmp_path):
-    segmentation.extract(SHARED / 'data' / 'ade20k_sample.tar', tmp_path)
+    files.extract(SHARED / 'data' / 'ade20k_sample.tar', tmp_path)
     sample = tmp_path / 'ade20k_sample'
     official = check(sample / 'ADEChallengeData2016', '--sample')
     assert official.startswith('checked: 1 training, 3 validation images')

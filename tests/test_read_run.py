@@ -7,9 +7,9 @@ import pytest
 import toys
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from test_tools import load_tool
 
-read_run = load_tool('read_run')
+from infobatch_mm import records
+from infobatch_mm.report import runs as read_run
 
 BATCH = 4
 
@@ -80,8 +80,8 @@ def test_what_a_run_did(tmp_path, pruned, iters, samples):
         assert sum(known) / len(known) == pytest.approx(miou, abs=0.01)
     seconds = read_run.train_seconds(tmp_path)
     assert 0 < seconds[0] < seconds[1]
-    assert bool(read_run.rounds(tmp_path)) == pruned
-    assert (read_run.summary(tmp_path) is not None) == pruned
+    assert bool(records.read_rounds(tmp_path)) == pruned
+    assert (records.read_summary(tmp_path) is not None) == pruned
 
 
 @pytest.mark.parametrize('pruned', [True, False], ids=['pruned', 'stock'])
@@ -148,7 +148,7 @@ def test_a_torn_last_line_is_dropped(tmp_path):
     write(tmp_path, [train_line(10)], torn='{"lr": 0.1, "lo')
     assert read_run.scalars(tmp_path) == [train_line(10)]
     (tmp_path / 'infobatch.jsonl').write_text('{"round": 0}\n{"rou')
-    assert read_run.rounds(tmp_path) == [{'round': 0}]
+    assert records.read_rounds(tmp_path) == [{'round': 0}]
 
 
 @pytest.mark.parametrize('budget', ['max_iters', 'max_epochs'])
@@ -158,7 +158,7 @@ def test_what_a_run_lacks_that_has_just_begun(tmp_path, budget):
     assert read_run.per_class(tmp_path) == {}
     assert read_run.images_seen(tmp_path) == []
     assert read_run.train_seconds(tmp_path) == []
-    assert read_run.summary(tmp_path) is None
+    assert records.read_summary(tmp_path) is None
 
 
 def test_a_folder_that_is_no_work_dir(tmp_path):

@@ -1,4 +1,4 @@
-"""tools/report.py: the page about a short real run, as a browser reads it."""
+"""infobatch report: the page about a short real run, as a browser reads it."""
 
 import base64
 import re
@@ -8,9 +8,13 @@ from xml.etree import ElementTree
 import pytest
 import toys
 from test_read_run import config, run, train_line, write
-from test_tools import load_tool
 
-report = load_tool('report')
+from infobatch_mm.commands import ending
+from infobatch_mm.commands import report as command
+from infobatch_mm.report import gallery as report_gallery
+from infobatch_mm.report import page as report
+from infobatch_mm.report import results
+from infobatch_mm.report.runs import last_start
 
 VOID = {'meta', 'img', 'link', 'br'}
 # All that can make a browser fetch something, or run it.
@@ -132,15 +136,15 @@ def test_a_pruned_run_beside_its_baseline(tmp_path, stock):
 
 def rows_change(rows):
     seen, budget, _ = rows['samples trained on']
-    return report.change([int(seen), int(budget)])
+    return results.change([int(seen), int(budget)])
 
 
 def test_the_gallery_holds_the_extremes(tmp_path):
     save = save_at_end(config(tmp_path, epochs=8))
     save.default_hooks.checkpoint.interval = 8
     run(save)
-    path = report.report_gallery.last_checkpoint(tmp_path)
-    state = report.report_gallery.load_state(path)
+    path = report_gallery.last_checkpoint(tmp_path)
+    state = report_gallery.load_state(path)
     hardest, pruned = state.hardest, state.pruned_most
     assert sorted(hardest) == list(range(24))
     assert state.scores[hardest[0]] == state.scores.max()
@@ -180,7 +184,7 @@ def test_a_run_by_iterations_whose_data_are_gone(tmp_path):
         type='CheckpointHook', interval=24, by_epoch=False
     )
     run(cfg)
-    path = report.read_run.last_start(tmp_path) / 'vis_data/config.py'
+    path = last_start(tmp_path) / 'vis_data/config.py'
     path.write_text(path.read_text().replace('DigitScenes', 'GoneScenes'))
     page = Page(report.render(tmp_path))
     check(page)
@@ -203,7 +207,7 @@ def test_what_is_loaded_is_not_augmented():
             ),
         )
     )
-    plain = report.report_gallery.without_augmentation(cfg._cfg_dict)
+    plain = report_gallery.without_augmentation(cfg._cfg_dict)
     assert [step['type'] for step in plain['dataset']['pipeline']] == [
         'LoadImageFromFile',
         'mmseg.LoadAnnotations',
@@ -211,12 +215,31 @@ def test_what_is_loaded_is_not_augmented():
     ]
 
 
-def test_one_page_is_written(tmp_path, stock, monkeypatch, capsys):
-    monkeypatch.setattr('sys.argv', ['report.py', str(stock)])
-    report.main()
+def test_one_page_is_written(stock, capsys):
+    command.main([str(stock)])
     assert 'report.html' in capsys.readouterr().out
     check(Page((stock / 'report.html').read_text()))
-    monkeypatch.setattr('sys.argv', ['report.py', str(tmp_path / 'nothing')])
-    with pytest.raises(SystemExit):
-        report.main()
-    assert 'scalars.json' in capsys.readouterr().err
+
+
+def refusal(capsys, *arguments):
+    """Return the one line that the command ends with."""
+    with pytest.raises(SystemExit) as stopped:
+        command.main(arguments, prog='infobatch report')
+    assert stopped.value.code == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith('infobatch report: error: ')
+    return line
+
+
+def test_a_folder_without_a_run_is_named(tmp_path, capsys):
+    line = refusal(capsys, str(tmp_path / 'nothing'))
+    assert f'{tmp_path}/nothing has no */vis_data/scalars.json' in line
+
+
+def test_what_is_not_installed_is_named_with_its_extra(
+    stock, monkeypatch, capsys
+):
+    monkeypatch.setattr(ending, 'is_importable', lambda name: name != 'jinja2')
+    line = refusal(capsys, str(stock))
+    assert 'jinja2 cannot be imported' in line
+    assert 'pip install "infobatch_mm[report]"' in line

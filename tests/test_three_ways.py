@@ -98,13 +98,18 @@ def test_by_the_registry_under_the_stock_tool(explicit, tmp_path):
     ) in log
 
 
-def test_by_the_command_line_of_the_stock_tool(explicit, tmp_path):
-    result, _ = run(
-        MMSEG_TOOL,
-        stock_config(tmp_path / 'run'),
-        '--cfg-options',
-        f'train_cfg.type={OVERRIDE}',
-        f'train_cfg.infobatch.policy.prune_ratio={RATIO}',
-        'train_cfg.infobatch.policy.type=InfoBatchPolicy',
-    )
+BY_HOOK = (
+    'default_hooks.infobatch.type=infobatch_mm.override.PruneHook',
+    f'default_hooks.infobatch.policy.prune_ratio={RATIO}',
+)
+BY_LOOP = (
+    f'train_cfg.type={OVERRIDE}',
+    f'train_cfg.infobatch.policy.prune_ratio={RATIO}',
+)
+
+
+@pytest.mark.parametrize('settings', [BY_HOOK, BY_LOOP], ids=['hook', 'loop'])
+def test_by_the_command_line_of_the_stock_tool(explicit, settings, tmp_path):
+    cfg = stock_config(tmp_path / 'run')
+    result, _ = run(MMSEG_TOOL, cfg, '--cfg-options', *settings)
     assert result == explicit

@@ -1,4 +1,4 @@
-"""The command lines of the tools, and how they prepare CamVid."""
+"""The command lines of prepare, train and test; how CamVid is prepared."""
 
 import importlib.util
 import io
@@ -19,6 +19,9 @@ from mmengine.config import Config
 from PIL import Image
 
 from infobatch_mm import enable
+from infobatch_mm.commands import prepare, running, train
+from infobatch_mm.commands import test as test_tool
+from infobatch_mm.prepare import segmentation
 
 REPO = Path(__file__).parents[1]
 SHARED = REPO.parent / 'shared'
@@ -36,11 +39,6 @@ def load_tool(name: str) -> ModuleType:
         spec.loader.exec_module(module)
     return module
 
-
-prepare_data = load_tool('prepare_data')
-segmentation = prepare_data.segmentation
-train = load_tool('train')
-test_tool = load_tool('test')
 
 LAYOUT = segmentation.SegFolder(counts=dict(train=2, val=1), num_classes=3)
 
@@ -80,7 +78,7 @@ def pack(source: Path, tmp_path: Path) -> Callable[[], Path]:
     return _pack
 
 
-# prepare_data.py
+# infobatch prepare
 
 
 def test_archive_is_unpacked_once_and_then_checked(pack, tmp_path):
@@ -211,7 +209,7 @@ def test_archive_without_images_is_named(tmp_path):
 def test_command_line_ends_with_one_line(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stopped:
-        prepare_data.main([name, 'absent'])
+        prepare.main([name, 'absent'])
     assert stopped.value.code == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert re.search(
@@ -224,14 +222,14 @@ def test_command_line_ends_with_one_line(name, tmp_path, monkeypatch, capsys):
 def test_camvid_archives(size, tmp_path, capsys):
     archive = SHARED / 'data' / f'camvid_{size}.tar'
     out = tmp_path / archive.stem
-    prepare_data.main(['camvid', str(archive), '--out', str(out)])
+    prepare.main(['camvid', str(archive), '--out', str(out)])
     assert capsys.readouterr().out == (
         f'unpacked: 367 train, 101 val, 233 test images of {size} with 11 '
         f'classes in {out}\n'
     )
 
 
-# train.py and test.py
+# infobatch train and test
 
 
 @pytest.fixture
@@ -349,6 +347,63 @@ def test_amp_refuses_in_one_line(
 
 
 @pytest.mark.parametrize(
+    ('option', 'message'),
+    [
+        ('policy=QuantilePolicy', "policy='QuantilePolicy' is not the config"),
+        ('policy.prune_ration=0.7', 'its settings: prune_ratio'),
+        ('policy.prune_ratio=70%', "prune_ratio must be .* '70%'"),
+        ('delta=2', 'delta must be in .* got 2'),
+        ('rounds=3', 'rounds=3 is not an option of InfoBatch; known: policy'),
+    ],
+)
+def test_a_wrong_option_is_refused_in_one_line(
+    option, message, config, capsys
+):
+    with pytest.raises(SystemExit) as stopped:
+        train.main([str(config), '--infobatch-options', option])
+    assert stopped.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(message, line)
+
+
+def test_a_checkpoint_to_resume_from_is_named(config):
+    cfg = load_train(config, '--resume', 'some.pth')
+    assert (cfg.resume, cfg.load_from) == (True, 'some.pth')
+
+
+def test_a_config_in_the_place_of_a_checkpoint_is_named(config, capsys):
+    with pytest.raises(SystemExit):
+        train.main(['--resume', str(config)])
+    assert 'put it before --resume' in capsys.readouterr().err
+
+
+def test_resume_leaves_load_from_as_mmseg_does(config):
+    cfg = load_train(config, '--resume', '--cfg-options', 'load_from=a.pth')
+    assert (cfg.resume, cfg.load_from) == (True, 'a.pth')
+
+
+@pytest.mark.parametrize(
+    ('load', 'flags', 'cure'),
+    [
+        (load_train, ['--no-validate'], 'val_cfg=None'),
+        (load_train, ['--auto-scale-lr'], 'auto_scale_lr.enable=True'),
+        (load_train, ['--no-pin-memory'], 'pin_memory=False'),
+        (load_train, ['--no-persistent-workers'], 'persistent_workers=False'),
+        (load_test, ['--out', 'x', '--out-item', 'pred'], 'label maps'),
+        (load_test, ['--amp'], 'test_cfg.fp16=True'),
+        (load_test, ['--interval', '2'], 'visualization.interval=N'),
+        (load_test, ['--no-pin-memory'], 'pin_memory=False'),
+    ],
+)
+def test_flags_of_mmpretrain_are_refused_elsewhere(load, flags, cure, config):
+    config.write_text(config.read_text() + "default_scope = 'mmseg'\n")
+    with pytest.raises(ValueError, match="default_scope='mmseg'") as error:
+        load(config, *flags)
+    flag = next(word for word in reversed(flags) if word.startswith('--'))
+    assert str(error.value).startswith(flag) and cure in str(error.value)
+
+
+@pytest.mark.parametrize(
     ('tool', 'extra'), [(train, []), (test_tool, ['latest.pth'])]
 )
 def test_runner_type_goes_through_the_registry(
@@ -356,11 +411,13 @@ def test_runner_type_goes_through_the_registry(
 ):
     built = []
     steps = SimpleNamespace(
-        train=lambda: built.append('train'), test=lambda: built.append('test')
+        _resume=False,
+        train=lambda: built.append('train'),
+        test=lambda: built.append('test'),
     )
-    monkeypatch.setattr(tool, 'init_default_scope', built.append)
+    monkeypatch.setattr(running, 'init_default_scope', built.append)
     monkeypatch.setattr(
-        tool,
+        running,
         'RUNNERS',
         SimpleNamespace(
             build=lambda cfg: built.append(cfg.runner_type) or steps
@@ -379,13 +436,15 @@ def test_group_is_left_after_training(config, monkeypatch):
     groups = []
 
     class Steps:
+        _resume = False
+
         def train(self):
             self.runner = self  # mmengine's runner holds itself, too
             self.group = torch.distributed.group.WORLD
             groups.append(weakref.ref(self.group))
 
-    monkeypatch.setattr(train, 'get_device', lambda: 'cpu')
-    monkeypatch.setattr(train, 'build_runner', lambda cfg: Steps())
+    monkeypatch.setattr(running, 'get_device', lambda: 'cpu')
+    monkeypatch.setattr(running, 'build_runner', lambda cfg: Steps())
     train.main([str(config), '--launcher', 'pytorch'])
     assert not torch.distributed.is_initialized()
     assert [group() for group in groups] == [None]
@@ -439,7 +498,8 @@ def test_overlay_is_what_enable_makes_of_its_stock_twin(schedule):
     options = {key: hook[key] for key in hook if key != 'type'}
     expected = enable(stock, **options).to_dict()
     # The overlays leave defaults out, and mmengine's own loop by epochs in.
-    expected['train_dataloader']['sampler'] = dict(type='InfoBatchSampler')
+    kind = 'infobatch_mm.InfoBatchSampler'
+    expected['train_dataloader']['sampler'] = dict(type=kind)
     expected['custom_imports']['allow_failed_imports'] = False
     if schedule == '50e':
         expected['train_cfg'] = stock.train_cfg.to_dict()

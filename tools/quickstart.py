@@ -16,15 +16,12 @@ from collections import deque
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib
 from rich.console import Console
 from rich.table import Table
 
-matplotlib.use('Agg')
-from matplotlib import pyplot as plt
-from matplotlib.ticker import MaxNLocator
-
-import read_run
+from infobatch_mm.commands.ending import in_one_line, require_extra
+from infobatch_mm.records import read_rounds, read_summary
+from infobatch_mm.report import runs
 
 ROOT = Path(__file__).resolve().parents[1]
 STOCK = ROOT / 'configs/quickstart/upernet_tiny_1xb16-20e_digits-48x48.py'
@@ -42,7 +39,7 @@ class Curve(NamedTuple):
 
 def train(config: Path, work_dir: Path, cfg_options: list[str]) -> float:
     """Train one twin and return its wall-clock, or exit as it failed."""
-    command = [sys.executable, '-u', str(ROOT / 'tools/train.py')]
+    command = [sys.executable, '-u', '-m', 'infobatch_mm', 'train']
     command += [str(config), '--work-dir', str(work_dir)]
     command += ['--cfg-options', *cfg_options] if cfg_options else []
     print(f'Training {config.stem}', flush=True)
@@ -72,11 +69,11 @@ def follow(command: list[str]) -> tuple[int, deque[str]]:
 
 def read_curve(work_dir: Path, wall_seconds: float) -> Curve:
     """Read the results of a finished twin."""
-    lines = read_run.scalars(work_dir)
-    last = [line for line in lines if read_run.is_train(line)][-1]
+    lines = runs.scalars(work_dir)
+    last = [line for line in lines if runs.is_train(line)][-1]
     return Curve(
-        samples=read_run.images_seen(work_dir),
-        miou=[line['mIoU'] for line in read_run.validations(work_dir)],
+        samples=runs.images_seen(work_dir),
+        miou=[line['mIoU'] for line in runs.validations(work_dir)],
         train_seconds=last['mean_time'] * last['iter'],
         wall_seconds=wall_seconds,
     )
@@ -103,13 +100,17 @@ def print_table(stock: Curve, pruned: Curve, summary: dict[str, Any]) -> None:
 
 def draw(path: Path, curves: dict[str, Curve], rounds: list[dict]) -> None:
     """Draw mIoU against samples seen, and the kept share by round."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4))
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(10, 4))
+    left, right = figure.subplots(1, 2)
     for name, curve in curves.items():
         left.plot(curve.samples, curve.miou, marker='o', label=name)
     left.set(xlabel='samples seen', ylabel='mIoU (%)', title='Accuracy')
     left.legend()
-    kept = [100 * line['kept'] / line['total'] for line in rounds]
-    right.bar([line['round'] for line in rounds], kept, color='C1')
+    numbers = [line['round'] for line in rounds]
+    right.bar(numbers, runs.kept_percent(rounds), color='C1')
     right.xaxis.set_major_locator(MaxNLocator(integer=True))
     right.set(xlabel='round', ylabel='kept (%)', title='Kept by InfoBatch')
     figure.tight_layout()
@@ -120,10 +121,10 @@ def compare(work_dir: Path, dirs: list[Path], walls: list[float]) -> None:
     """Print and draw what two finished runs left behind."""
     pairs = zip(dirs, walls, strict=True)
     stock, pruned = (read_curve(*pair) for pair in pairs)
-    summary = read_run.summary(dirs[1])
+    summary = read_summary(dirs[1])
     assert summary is not None  # the run has ended
     curves = {'stock': stock, 'InfoBatch': pruned}
-    draw(work_dir / 'quickstart.png', curves, read_run.rounds(dirs[1]))
+    draw(work_dir / 'quickstart.png', curves, read_rounds(dirs[1]))
     print_table(stock, pruned, summary)
     print(f'Picture: {work_dir / "quickstart.png"}')
     print('One seed proves nothing about accuracy.')
@@ -138,6 +139,8 @@ def main() -> None:
         '--cfg-options', nargs='+', default=[], help='settings of both runs'
     )
     args = parser.parse_args()
+    with in_one_line(parser):
+        require_extra('quickstart', 'matplotlib', 'sklearn')
     dirs = [args.work_dir / name for name in ('stock', 'infobatch')]
     walls = [
         train(config, work_dir, args.cfg_options)

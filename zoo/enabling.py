@@ -20,10 +20,10 @@ def check_enabled(stock: Config, weighted: Mapping[str, str]) -> None:
     """
     enabled = infobatch_mm.enable(stock)
     loader = enabled.train_dataloader
-    assert loader.sampler.type == 'InfoBatchSampler'
-    assert loader.dataset.type == 'IndexedDataset'
+    assert loader.sampler.type == 'infobatch_mm.InfoBatchSampler'
+    assert loader.dataset.type == 'infobatch_mm.IndexedDataset'
     assert enabled.train_cfg == pruned_loop(stock.train_cfg)
-    assert enabled.custom_hooks[-1]['type'] == 'InfoBatchHook'
+    assert enabled.custom_hooks[-1]['type'] == 'infobatch_mm.InfoBatchHook'
     assert enabled.custom_imports['imports'][-1] == 'infobatch_mm'
     check_undone(enabled, stock, weighted)
     with tempfile.TemporaryDirectory() as folder:
@@ -57,10 +57,11 @@ def pruned_loop(train_cfg: Mapping[str, Any]) -> dict[str, Any]:
     settings = dict(train_cfg)
     by_epoch = settings.pop('by_epoch', True)
     kind = 'EpochBasedTrainLoop' if by_epoch else 'IterBasedTrainLoop'
-    return dict(settings, type=f'InfoBatch{settings.get("type", kind)}')
+    kind = settings.get('type', kind)
+    return dict(settings, type=f'infobatch_mm.InfoBatch{kind}')
 
 
 def unwrapped(head: Any, kind: str) -> Any:
     """Return the stock head's config within that of a weighted head."""
-    assert head['type'] == kind, f'{head["type"]} is stock'
+    assert head['type'] == f'infobatch_mm.{kind}', f'{head["type"]} is stock'
     return head['head']

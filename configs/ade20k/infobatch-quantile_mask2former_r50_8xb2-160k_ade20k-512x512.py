@@ -15,7 +15,7 @@ _base_ = './infobatch_mask2former_r50_8xb2-160k_ade20k-512x512.py'
 
 custom_hooks = [
     dict(
-        type='InfoBatchHook',
+        type='infobatch_mm.InfoBatchHook',
         policy=dict(
             type='QuantilePolicy',
             quantiles=(0.2, 0.85),

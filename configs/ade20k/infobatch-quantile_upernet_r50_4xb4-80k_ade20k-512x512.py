@@ -12,7 +12,7 @@ _base_ = './infobatch_upernet_r50_4xb4-80k_ade20k-512x512.py'
 
 custom_hooks = [
     dict(
-        type='InfoBatchHook',
+        type='infobatch_mm.InfoBatchHook',
         policy=dict(
             type='QuantilePolicy',
             quantiles=(0.2, 0.85),

@@ -16,25 +16,25 @@ _base_ = 'mmseg::segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512.py'
 custom_imports = dict(imports=['infobatch_mm'], allow_failed_imports=False)
 
 train_dataloader = dict(
-    sampler=dict(_delete_=True, type='InfoBatchSampler'),
+    sampler=dict(_delete_=True, type='infobatch_mm.InfoBatchSampler'),
     dataset=dict(
         _delete_=True,
-        type='IndexedDataset',
+        type='infobatch_mm.IndexedDataset',
         dataset={{_base_.train_dataloader.dataset}},
     ),
 )
 model = dict(
     decode_head=dict(
         _delete_=True,
-        type='WeightedDecodeHead',
+        type='infobatch_mm.WeightedDecodeHead',
         head={{_base_.model.decode_head}},
     ),
 )
 custom_hooks = [
     dict(
-        type='InfoBatchHook',
+        type='infobatch_mm.InfoBatchHook',
         policy=dict(type='InfoBatchPolicy', prune_ratio=0.5),
         delta=0.875,
     )
 ]
-train_cfg = dict(type='InfoBatchIterBasedTrainLoop')
+train_cfg = dict(type='infobatch_mm.InfoBatchIterBasedTrainLoop')

@@ -4,7 +4,7 @@ _base_ = './infobatch_resnet18-w8_1xb128-100e_cifar10-10k.py'
 
 custom_hooks = [
     dict(
-        type='InfoBatchHook',
+        type='infobatch_mm.InfoBatchHook',
         policy=dict(
             type='QuantilePolicy',
             quantiles=(0.2, 0.85),

@@ -5,23 +5,23 @@ _base_ = './resnet18_8xb16_cifar100.py'
 custom_imports = dict(imports=['infobatch_mm'], allow_failed_imports=False)
 
 train_dataloader = dict(
-    sampler=dict(_delete_=True, type='InfoBatchSampler'),
+    sampler=dict(_delete_=True, type='infobatch_mm.InfoBatchSampler'),
     dataset=dict(
         _delete_=True,
-        type='IndexedDataset',
+        type='infobatch_mm.IndexedDataset',
         dataset={{_base_.train_dataloader.dataset}},
     ),
 )
 model = dict(
     head=dict(
         _delete_=True,
-        type='WeightedClsHead',
+        type='infobatch_mm.WeightedClsHead',
         head={{_base_.model.head}},
     )
 )
 custom_hooks = [
     dict(
-        type='InfoBatchHook',
+        type='infobatch_mm.InfoBatchHook',
         policy=dict(type='InfoBatchPolicy', prune_ratio=0.5),
         delta=0.875,
     )

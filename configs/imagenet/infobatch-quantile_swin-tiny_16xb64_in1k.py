@@ -4,7 +4,7 @@ _base_ = './infobatch_swin-tiny_16xb64_in1k.py'
 
 custom_hooks = [
     dict(
-        type='InfoBatchHook',
+        type='infobatch_mm.InfoBatchHook',
         policy=dict(
             type='QuantilePolicy',
             quantiles=(0.2, 0.85),

@@ -8,28 +8,28 @@ custom_imports = dict(
 )
 
 train_dataloader = dict(
-    sampler=dict(_delete_=True, type='InfoBatchSampler'),
+    sampler=dict(_delete_=True, type='infobatch_mm.InfoBatchSampler'),
     dataset=dict(
         _delete_=True,
-        type='IndexedDataset',
+        type='infobatch_mm.IndexedDataset',
         dataset={{_base_.train_dataloader.dataset}},
     ),
 )
 model = dict(
     decode_head=dict(
         _delete_=True,
-        type='WeightedDecodeHead',
+        type='infobatch_mm.WeightedDecodeHead',
         head={{_base_.model.decode_head}},
     ),
     auxiliary_head=dict(
         _delete_=True,
-        type='WeightedDecodeHead',
+        type='infobatch_mm.WeightedDecodeHead',
         head={{_base_.model.auxiliary_head}},
     ),
 )
 custom_hooks = [
     dict(
-        type='InfoBatchHook',
+        type='infobatch_mm.InfoBatchHook',
         policy=dict(type='InfoBatchPolicy', prune_ratio=0.5),
         delta=0.875,
     )

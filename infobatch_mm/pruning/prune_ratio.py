@@ -1,11 +1,17 @@
 """How much of a stratum is pruned, over the full-data clock."""
 
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any
 
 # Tolerance of comparisons on the clock: 7 of 100 steps reach delta = 0.07,
 # although 0.07 * 100 is above 7 in floating point.
 _CLOCK_TOLERANCE = 1e-9
+
+
+def is_number(value: Any) -> bool:
+    """Say whether a setting is a number, which True and False are not."""
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 class PruneRatio:
@@ -23,13 +29,13 @@ class PruneRatio:
 
     def __init__(self, start: float, end: float, *, delta: float) -> None:
         for name, ratio in (('start', start), ('end', end)):
-            if not isinstance(ratio, (int, float)) or not 0 <= ratio < 1:
+            if not is_number(ratio) or not 0 <= ratio < 1:
                 raise ValueError(
                     f'prune_ratio must be in [0, 1), but its {name} is '
                     f'{ratio!r}: at 1 no sample of the stratum could be kept, '
                     'and no weight would make up for it'
                 )
-        if not isinstance(delta, (int, float)) or not 0 <= delta <= 1:
+        if not is_number(delta) or not 0 <= delta <= 1:
             raise ValueError(
                 f'delta must be in [0, 1], but got {delta!r}: it is the share '
                 'of the full-data budget after which all data is used'

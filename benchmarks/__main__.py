@@ -1,0 +1,83 @@
+"""Train the cells of our suites, and write what came out.
+
+python -m benchmarks SUITE [--arms ARM ...] [--seeds SEED ...] [--jobs 2]
+python -m benchmarks report
+
+A cell that is finished is not run again, one that was cut off is resumed
+from its last checkpoint. Finished cells are lines of
+`benchmarks/cells/SUITE.jsonl`; what their runs write lies under
+`work_dirs/benchmark`. `report` writes the tables and pictures of RESULTS.md
+and the table of the README.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from infobatch_mm.compare.cells import check_same, is_in, order
+from infobatch_mm.compare.running import run_all
+
+from . import report
+from .suites import ARMS, CORE, SUITES, study
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog='python -m benchmarks', description=__doc__.partition('\n')[0]
+    )
+    parser.add_argument(
+        'suite',
+        choices=[*SUITES, 'report'],
+        metavar='SUITE',
+        help=f'what to train, of {", ".join(SUITES)}; or report',
+    )
+    parser.add_argument(
+        '--arms',
+        nargs='+',
+        choices=list(ARMS),
+        default=list(CORE),
+        metavar='ARM',
+        help=f'of {", ".join(ARMS)} (default: {" ".join(CORE)})',
+    )
+    parser.add_argument(
+        '--seeds', nargs='+', type=int, default=[0], metavar='SEED'
+    )
+    parser.add_argument(
+        '--jobs', type=int, default=2, help='cells at a time (default: 2)'
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run what is missing; return 1 if a cell failed."""
+    args = parse_args(argv)
+    if args.suite == 'report':
+        report.main()
+        return 0
+    ours = study(args.suite)
+    cells = order(
+        ours,
+        [ours.cell(arm, seed) for seed in args.seeds for arm in args.arms],
+    )
+    finished = ours.finished()
+    check_same(ours, cells, finished)
+    missing = [cell for cell in cells if not is_in(cell, finished)]
+    print(f'{len(cells) - len(missing)} of {len(cells)} cells are finished')
+    failed = 0
+    for cell, result in run_all(ours, missing, args.jobs):
+        if isinstance(result, BaseException):
+            failed += 1
+            print(f'{cell.name}: {result}', file=sys.stderr)
+            continue
+        print(
+            f'{cell.name}: {result["metric"]} {result["value"]:.2f}, '
+            f'{result["samples_seen"] / result["samples_budget"]:.1%} of '
+            f'the samples, {result["cpu_seconds"]:.0f} s',
+            flush=True,
+        )
+    return int(failed > 0)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,198 @@
+"""RESULTS.md, its pictures and the README's table, from the cells."""
+
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+
+from infobatch_mm.compare.pictures import draw
+from infobatch_mm.compare.results import Results, read_results
+from infobatch_mm.compare.statistics import paired, verdict
+from infobatch_mm.compare.tables import (
+    arms_table,
+    class_names,
+    class_table,
+    controls_table,
+    differences,
+    efficiency_table,
+    interval,
+    power_text,
+    saved_shares,
+    table,
+)
+
+from . import suites
+from .blocks import replace_block, write_block
+from .map import draw_map, map_table, prediction_table
+from .suites import ARMS, CORE, HERE, MAP, ROOT, SUITES
+
+RESULTS = HERE / 'RESULTS.md'
+PICTURES = HERE / 'pictures'
+# Pages with the table of what pruning saves and costs.
+PAGES = (ROOT / 'README.md', ROOT / 'docs/results.md')
+SUMMARY_BLOCK = 'results'
+
+SWEEP = {0.1: 'infobatch-r0.1', 0.3: 'infobatch-r0.3', 0.5: 'infobatch'}
+SWEEP[0.7] = 'infobatch-r0.7'
+
+# Whose effect on single classes is tabled: the core arms but for `full`, what
+# is to spare rare classes, and other prune ratios.
+CLASS_ARMS = ['infobatch', 'random', 'short', 'class-balanced']
+CLASS_ARMS += [arm for arm in SWEEP.values() if arm not in CLASS_ARMS]
+
+# The rows of the README's table, in words.
+SUMMARY_ROWS = {
+    'digits': 'digits',
+    'digits-near0-three': 'digits, three times as long',
+    'digits-rare': 'digits, one of them ten times rarer',
+    'camvid': 'CamVid',
+    'cifar10': 'CIFAR-10, SGD',
+    'cifar10-lars': 'CIFAR-10, LARS',
+    'cifar10-lamb': 'CIFAR-10, LAMB',
+}
+
+
+def read_all() -> dict[str, Results]:
+    """Read the finished cells of all suites that have any."""
+    found = {
+        suite: read_results(suites.CELLS / f'{suite}.jsonl', ARMS)
+        for suite in SUITES
+    }
+    return {suite: results for suite, results in found.items() if results}
+
+
+# The blocks of RESULTS.md
+
+
+def sweep_text(results: Results) -> str:
+    """Test prune ratios in ascending order, to the first failure."""
+    largest = None
+    for prune_ratio, arm in SWEEP.items():
+        if arm not in results:
+            return f'Prune ratio {prune_ratio}: not run.'
+        gap = paired(differences(results, arm, 'full'))
+        if verdict(gap) != 'lossless':
+            break
+        largest = prune_ratio
+    else:
+        return f'Lossless at every prune ratio up to {largest}.'
+    tested = f'stopped at {prune_ratio} ({verdict(gap)}: {interval(gap)})'
+    if largest is None:
+        return f'No prune ratio was shown to be lossless: {tested}.'
+    return f'The largest lossless prune ratio is {largest}: {tested}.'
+
+
+def suite_text(suite: str, results: Results) -> str:
+    """Return all that is said of a suite."""
+    parts = [arms_table(results, CORE)]
+    if {'full', 'infobatch'} <= results.keys():
+        parts += [power_text(results), controls_table(results)]
+        if suite == 'digits':
+            parts.append(sweep_text(results))
+        if class_names(results):
+            arms = [arm for arm in CLASS_ARMS if arm in results]
+            parts.append(class_table(results, arms))
+        parts.append(picture(f'Curves of {suite}', suite))
+    return '\n\n'.join(parts)
+
+
+def map_text(on_map: Mapping[str, Results]) -> str:
+    """Return the tables and the picture of where pruning pays."""
+    link = picture('Gain at equal cost', 'map')
+    return '\n\n'.join([map_table(on_map), prediction_table(on_map), link])
+
+
+def picture(text: str, name: str) -> str:
+    """Return a link to a picture."""
+    return f'![{text}](pictures/{name}.png)'
+
+
+def in_pairs(results_of: Mapping[str, Results]) -> dict[str, Results]:
+    """Return the suites that were run for the time saved, by plain name."""
+    return {
+        suite.removesuffix('-paired'): results
+        for suite, results in results_of.items()
+        if suite.endswith('-paired')
+    }
+
+
+def on_map(results_of: Mapping[str, Results]) -> dict[str, Results]:
+    """Return the suites of the map whose core arms were run."""
+    return {
+        suite: results
+        for suite, results in results_of.items()
+        if suite in MAP and CORE.keys() <= results.keys()
+    }
+
+
+def by_themselves(results_of: Mapping[str, Results]) -> dict[str, Results]:
+    """Return the suites that have a block and a picture of their own."""
+    return {
+        suite: results
+        for suite, results in results_of.items()
+        if suite == 'digits' or not (suite in MAP or suite.endswith('-paired'))
+    }
+
+
+def blocks(results_of: Mapping[str, Results]) -> dict[str, str]:
+    """Return the blocks of RESULTS.md, by name."""
+    found = {
+        suite: suite_text(suite, results)
+        for suite, results in by_themselves(results_of).items()
+    }
+    if pairs := in_pairs(results_of):
+        found['efficiency'] = efficiency_table(pairs)
+    if len(fields := on_map(results_of)) > 1:
+        found['map'] = map_text(fields)
+    return found
+
+
+def with_blocks(text: str, found: Mapping[str, str]) -> str:
+    """Return a text with its blocks replaced, and new ones at its end."""
+    for name, body in found.items():
+        if f'<!-- begin: {name} -->' not in text:
+            text = (
+                f'{text.rstrip()}\n\n## {name}\n\n<!-- begin: {name} -->\n'
+                f'<!-- end: {name} -->\n'
+            )
+        text = replace_block(text, name, body)
+    return text
+
+
+def draw_all(results_of: Mapping[str, Results], folder: Path) -> None:
+    """Draw every picture that RESULTS.md shows."""
+    for suite, results in by_themselves(results_of).items():
+        if {'full', 'infobatch'} <= results.keys():
+            draw(results, suite, folder / f'{suite}.png')
+    if len(fields := on_map(results_of)) > 1:
+        draw_map(fields, folder / 'map.png')
+
+
+# The table of the README
+
+
+def summary_table(results_of: Mapping[str, Results]) -> str:
+    """Return what pruning saves and costs, a row a suite."""
+    rows = [['trained on (seeds)', 'samples saved', 'against all data']]
+    rows[0] += ['against a shorter schedule', 'against random pruning']
+    for suite, words in SUMMARY_ROWS.items():
+        if suite not in results_of:
+            continue
+        results = results_of[suite]
+        saved = saved_shares(results, 'samples_seen')
+        row = [f'{words} ({len(saved)})', f'{statistics.mean(saved):.0%}']
+        for control in ('full', 'short', 'random'):
+            gains = differences(results, 'infobatch', control)
+            row.append(interval(paired(gains)) if gains else 'not run')
+        rows.append(row)
+    return table(rows)
+
+
+def main() -> None:
+    """Write the blocks of RESULTS.md and of the pages, and the pictures."""
+    results_of = read_all()
+    text = RESULTS.read_text(encoding='utf-8')
+    text = with_blocks(text, blocks(results_of))
+    RESULTS.write_text(text, encoding='utf-8')
+    draw_all(results_of, PICTURES)
+    for page in PAGES:
+        write_block(page, SUMMARY_BLOCK, summary_table(results_of))

@@ -1,0 +1,141 @@
+"""A cell is one run of an arm with a seed; a study is all cells of a setup."""
+
+import copy
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from mmengine.config import Config
+
+from .arms import ALL_DATA, Arm, Budget
+from .results import Result, Results, read_results
+from .setup import Setup, config_hash, stock_config
+
+
+class Cell(NamedTuple):
+    """One run of a study."""
+
+    suite: str
+    arm: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """str: Its name within the study."""
+        return f'{self.arm}-s{self.seed}'
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is compared, and where that is kept.
+
+    Attributes:
+        name (str): Stands in its results as `suite`.
+        setup (Setup): What its arms train.
+        arms (Mapping): Its arms by name, in the order of its tables.
+        results (Path): The file of its finished cells.
+        work_dir (Path): Where its cells run, each in a folder of its own.
+        train (Sequence): The command that trains a config file.
+        env (Mapping): Environment variables of its runs, beside those of
+            this process.
+        cwd (Path | None): Where its runs are started, as paths within the
+            config may ask for; None is where this process is.
+    """
+
+    name: str
+    setup: Setup
+    arms: Mapping[str, Arm]
+    results: Path
+    work_dir: Path
+    train: Sequence[str] = (sys.executable, '-m', 'infobatch_mm', 'train')
+    env: Mapping[str, str] = field(default_factory=dict)
+    cwd: Path | None = None
+
+    def cell(self, arm: str, seed: int) -> Cell:
+        """Return one of its cells."""
+        return Cell(self.name, arm, seed)
+
+    def finished(self) -> Results:
+        """Read the results of its finished cells."""
+        return read_results(self.results, self.arms)
+
+    def needs(self, cell: Cell) -> Cell | None:
+        """Return the cell that another takes its budget from, if any."""
+        arm = self.arms[cell.arm].at_cost_of
+        return cell._replace(arm=arm) if arm else None
+
+
+def is_in(cell: Cell, finished: Results) -> bool:
+    """Tell whether a cell is among the finished ones."""
+    return cell.seed in finished.get(cell.arm, {})
+
+
+def order(study: Study, cells: Iterable[Cell]) -> list[Cell]:
+    """Return cells seed by seed, each after the one that it needs."""
+    wanted = dict.fromkeys(
+        each for cell in cells for each in (study.needs(cell), cell) if each
+    )
+    return sorted(wanted, key=lambda cell: cell.seed)
+
+
+def budget_of(result: Result) -> Budget:
+    """Return what a finished cell has cost."""
+    ratios = [
+        1 - line['kept'] / line['total']
+        for line in result['rounds']
+        # A full round of an iteration loop leaves a remainder out.
+        if line['variance_ratio'] > 0
+    ]
+    return Budget(
+        share=result['samples_seen'] / result['samples_budget'],
+        prune_ratio=sum(ratios) / len(ratios) if ratios else 0.0,
+    )
+
+
+def budget_for(study: Study, cell: Cell, finished: Results) -> Budget:
+    """Return the budget of a cell; what it needs must be finished."""
+    needed = study.needs(cell)
+    if needed is None:
+        return ALL_DATA
+    return budget_of(finished[needed.arm][needed.seed])
+
+
+def config_of(
+    study: Study, cell: Cell, budget: Budget, stock: Config | None = None
+) -> Config:
+    """Return the config of a cell.
+
+    Args:
+        study (Study): The study that it belongs to.
+        cell (Cell): The cell.
+        budget (Budget): See :func:`budget_for`.
+        stock (Config | None): The study's :func:`stock_config` where it is
+            at hand, since reading it takes long; it is not changed.
+    """
+    stock = stock or stock_config(study.setup)
+    change = study.arms[cell.arm].change
+    cfg = change(copy.deepcopy(stock), budget, cell.seed)
+    cfg.randomness = dict(seed=cell.seed)
+    return cfg
+
+
+def check_same(study: Study, cells: Iterable[Cell], finished: Results) -> None:
+    """Refuse finished cells that another config has made.
+
+    Raises:
+        ValueError: If the digest of one of them is not that of its config.
+    """
+    stock = stock_config(study.setup)
+    for cell in cells:
+        if not is_in(cell, finished):
+            continue
+        budget = budget_for(study, cell, finished)
+        now = config_hash(config_of(study, cell, budget, stock))
+        known = finished[cell.arm][cell.seed]['config_hash']
+        if known != now:
+            raise ValueError(
+                f'{cell.name} in {study.results} was made by another config '
+                f'({known}, now {now}): delete its line to run it anew'
+            )

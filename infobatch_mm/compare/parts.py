@@ -1,0 +1,174 @@
+"""What the runs of a comparison import: the hook that counts, and arms' parts.
+
+Importing this module registers ``BenchmarkHook``, ``UnscaledPolicy`` and the
+samplers of a fixed subset.
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sized
+from typing import Any
+
+import mmengine
+import numpy as np
+import torch
+from mmengine.dataset import DefaultSampler, InfiniteSampler
+from mmengine.hooks import Hook
+from mmengine.registry import DATA_SAMPLERS, HOOKS
+
+from ..pruning.plan import Plan
+from ..pruning.registry import PRUNING_POLICIES, build_policy
+
+KEY = 'benchmark'  # of the message hub, which is saved in checkpoints
+
+
+@HOOKS.register_module()
+class BenchmarkHook(Hook):
+    """Write what a run has cost and reached to `benchmark.json`.
+
+    Times leave out the start and validation; `cpu_seconds` are those of this
+    process, which other work on the machine disturbs less. What was counted
+    is saved in checkpoints, so that a resumed run goes on with it.
+
+    Args:
+        channels_last (bool): Lay out the model's memory so.
+    """
+
+    # Before CheckpointHook (90), which saves the count with the iteration.
+    priority = 80
+
+    def __init__(self, channels_last: bool = False) -> None:
+        self.channels_last = channels_last
+
+    def before_train(self, runner: Any) -> None:
+        """Begin, or go on where a checkpoint stood."""
+        if self.channels_last:
+            runner.model.to(memory_format=torch.channels_last)
+        known = runner.message_hub.runtime_info.get(KEY)
+        self.state = known or dict(
+            starts=0,
+            samples_seen=0,
+            train_seconds=0.0,
+            cpu_seconds=0.0,
+            validations=[],
+        )
+        self.state['starts'] += 1
+        runner.message_hub.update_info(KEY, self.state)
+        self._start()
+
+    def after_train_iter(
+        self,
+        runner: Any,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: Any = None,
+    ) -> None:
+        """Count the samples of the batch."""
+        self.state['samples_seen'] += len(data_batch['data_samples'])
+
+    def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
+        """Bring the times up to date before they are saved."""
+        self._stop()
+        self._start()
+
+    def before_val(self, runner: Any) -> None:
+        """Leave validation out."""
+        self._stop()
+
+    def after_val_epoch(self, runner: Any, metrics: Any = None) -> None:
+        """Note what was reached, and at what cost."""
+        costs = ('samples_seen', 'train_seconds', 'cpu_seconds')
+        self.state['validations'].append(
+            dict(iter=runner.iter)
+            | {name: self.state[name] for name in costs}
+            | _scalars(metrics)
+        )
+
+    def after_val(self, runner: Any) -> None:
+        """Go on counting."""
+        self._start()
+
+    def after_train(self, runner: Any) -> None:
+        """Write the file."""
+        state = dict(
+            self.state,
+            iters=runner.iter,
+            dataset_size=len(runner.train_dataloader.dataset),
+        )
+        mmengine.dump(state, f'{runner.work_dir}/benchmark.json')
+
+    def _start(self) -> None:
+        self._began = time.perf_counter(), time.process_time()
+
+    def _stop(self) -> None:
+        wall, cpu = self._began
+        self.state['train_seconds'] += time.perf_counter() - wall
+        self.state['cpu_seconds'] += time.process_time() - cpu
+
+
+def _scalars(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Return the metrics that are numbers, not lists with one for a class."""
+    return {
+        name: round(float(value), 4)
+        for name, value in metrics.items()
+        if np.ndim(value) == 0 and not isinstance(value, str)
+    }
+
+
+@PRUNING_POLICIES.register_module()
+class UnscaledPolicy:
+    """Another policy without its rescaling: all it keeps has weight 1.
+
+    Args:
+        policy (dict): Config of the other policy.
+        delta (float): See :class:`infobatch_mm.pruning.PruningPolicy`.
+    """
+
+    def __init__(self, policy: dict, *, delta: float) -> None:
+        self.policy = build_policy(policy, delta)
+
+    def plan(self, scores: torch.Tensor, **options: Any) -> Plan:
+        """Plan as the other policy does, and forget its weights."""
+        plan = self.policy.plan(scores, **options)
+        return Plan(plan.indices, torch.ones(len(plan)), plan.threshold)
+
+    def __repr__(self) -> str:
+        return f'Unscaled{self.policy!r}'
+
+
+class _Subset:
+    """A fixed random part of the data set, for a sampler.
+
+    Args:
+        dataset (Sized): The data set.
+        share (float): The share of it to train on.
+        subset_seed (int): Seed of the choice.
+    """
+
+    def __init__(
+        self,
+        dataset: Sized,
+        *,
+        share: float,
+        subset_seed: int,
+        **settings: Any,
+    ) -> None:
+        kept = round(share * len(dataset))
+        super().__init__(  # type: ignore[call-arg] # the sampler beside it
+            range(kept), **settings
+        )
+        order = np.random.default_rng(subset_seed).permutation(len(dataset))
+        self.kept = order[:kept].tolist()
+
+    def __iter__(self) -> Iterator[int]:
+        for position in super().__iter__():  # type: ignore[misc]
+            yield self.kept[position]
+
+
+@DATA_SAMPLERS.register_module()
+class InfiniteSubsetSampler(_Subset, InfiniteSampler):
+    """mmengine's InfiniteSampler on a fixed random subset."""
+
+
+@DATA_SAMPLERS.register_module()
+class DefaultSubsetSampler(_Subset, DefaultSampler):
+    """mmengine's DefaultSampler on a fixed random subset."""

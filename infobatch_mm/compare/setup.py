@@ -1,0 +1,161 @@
+"""What all arms of a comparison have in common: the stock config as run."""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mmengine.config import Config
+
+from ..config import type_name
+from ..host.config_bases import alias_config_bases
+
+# Positions of a scheduler that are counted in iterations or epochs.
+EDGES = ('begin', 'end', 'T_max', 'total_iters', 'step_size', 'milestones')
+
+
+class Parts(NamedTuple):
+    """The modules that a run imports to be measured, by name.
+
+    Names enter the digest of a finished cell, so that cells made under other
+    names than these keep them.
+
+    Attributes:
+        hook (str): Has ``BenchmarkHook`` and what some arms need.
+        class_iou (str): Has ``ClassIoUMetric``.
+    """
+
+    hook: str = 'infobatch_mm.compare.parts'
+    class_iou: str = 'infobatch_mm.compare.class_iou'
+
+
+class Setup(NamedTuple):
+    """What the arms of a comparison train.
+
+    Attributes:
+        config (Path): A config that trains on all data.
+        metric (str): The metric that counts, as its evaluator names it, such
+            as ``'mIoU'`` or ``'accuracy/top1'``; higher is better.
+        options (Mapping): Settings to change in it, as ``--cfg-options``
+            names them.
+        length (float): Factor on the length of its schedule.
+        channels_last (bool): Whether the model's memory is laid out so,
+            which makes some of them train faster on a CPU.
+        num_workers (int | None): Workers of each data loader; None leaves
+            those of the config.
+        parts (Parts): The modules that its runs import.
+    """
+
+    config: Path
+    metric: str
+    options: Mapping[str, Any] = {}
+    length: float = 1.0
+    channels_last: bool = False
+    num_workers: int | None = None
+    parts: Parts = Parts()
+
+
+def stock_config(setup: Setup) -> Config:
+    """Return what a run on all data trains, with what measures it."""
+    alias_config_bases()
+    cfg = Config.fromfile(setup.config)
+    cfg.merge_from_dict(dict(setup.options))
+    if setup.length != 1:
+        stretch(cfg, setup.length)
+    _measure(cfg, setup)
+    if setup.num_workers is not None:
+        _set_workers(cfg, setup.num_workers)
+    return cfg
+
+
+def _measure(cfg: Config, setup: Setup) -> None:
+    """Add the hook that counts costs, and the IoU of each class."""
+    custom_imports = cfg.get('custom_imports') or {}
+    imports = custom_imports.get('imports') or []
+    imports = [imports] if isinstance(imports, str) else list(imports)
+    imports.append(setup.parts.hook)
+    if _give_class_iou(cfg):
+        imports.append(setup.parts.class_iou)
+    cfg.custom_imports = dict(imports=imports, allow_failed_imports=False)
+    hook: dict[str, Any] = dict(type='BenchmarkHook')
+    if setup.channels_last:
+        hook['channels_last'] = True
+    cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), hook]
+
+
+def _give_class_iou(cfg: Config) -> bool:
+    """Replace mmseg's IoUMetric; tell whether there was one."""
+    found = False
+    for name in ('val_evaluator', 'test_evaluator'):
+        evaluators = cfg.get(name) or []
+        if isinstance(evaluators, dict):
+            evaluators = [evaluators]
+        for evaluator in evaluators:
+            if type_name(evaluator) == 'IoUMetric':
+                evaluator['type'] = 'ClassIoUMetric'
+                found = True
+    return found
+
+
+def _set_workers(cfg: Config, num_workers: int) -> None:
+    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        if cfg.get(name):
+            cfg[name].num_workers = num_workers
+            cfg[name].persistent_workers = num_workers > 0
+
+
+def stretch(cfg: Config, factor: float) -> None:
+    """Multiply the length of a schedule, its intervals and its schedulers."""
+    loop = cfg.train_cfg
+    key = 'max_epochs' if is_epoch_based(cfg) else 'max_iters'
+    old = loop[key]
+    loop[key] = round(old * factor)
+    # As many validations as before; the last one, at the end, may come early.
+    validations = max(1, old // loop.get('val_interval', 1))
+    loop.val_interval = math.ceil(loop[key] / validations)
+    for scheduler in _schedulers(cfg.get('param_scheduler')):
+        for edge in EDGES:
+            if edge in scheduler:
+                scheduler[edge] = _scaled(scheduler[edge], loop[key] / old)
+
+
+def _schedulers(config: Any) -> Iterator[dict[str, Any]]:
+    """Go through schedulers: one, several, or some for each optimizer."""
+    if isinstance(config, dict) and 'type' in config:
+        yield config
+    elif config:
+        parts = config.values() if isinstance(config, dict) else config
+        for part in parts:
+            yield from _schedulers(part)
+
+
+def _scaled(edge: Any, factor: float) -> Any:
+    if isinstance(edge, (list, tuple)):
+        return [round(each * factor) for each in edge]
+    return round(edge * factor)
+
+
+def is_epoch_based(cfg: Config) -> bool:
+    """Tell whether a config counts its schedule in epochs."""
+    return 'max_epochs' in cfg.train_cfg
+
+
+def samples_budget(setup: Setup, dataset_size: int) -> int:
+    """Return how many samples the run on all data sees."""
+    cfg = stock_config(setup)
+    if is_epoch_based(cfg):
+        return cfg.train_cfg.max_epochs * dataset_size
+    return cfg.train_cfg.max_iters * cfg.train_dataloader.batch_size
+
+
+def config_hash(cfg: Config) -> str:
+    """Return a digest of a config.
+
+    Whether a type of this package is named with its prefix makes no
+    difference: the first results were made without.
+    """
+    text = json.dumps(cfg.to_dict(), sort_keys=True)
+    text = text.replace('"type": "infobatch_mm.', '"type": "')
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,116 @@
+"""Intervals, verdicts and power over seeds; pure functions."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..extras import require
+
+MARGIN = 0.5  # points that an arm may lose and still be called lossless
+LEVEL = 0.95  # of each one-sided interval
+
+
+def _stats() -> Any:
+    return require('scipy.stats', 'compare')
+
+
+class Paired(NamedTuple):
+    """Differences of an arm to another with the same seeds.
+
+    Attributes:
+        seeds (int): Their number.
+        mean (float): Mean difference.
+        deviation (float): Standard deviation of the differences; NaN for one.
+        low (float): Lower end of the one-sided interval.
+        high (float): Upper end of the other one-sided interval.
+    """
+
+    seeds: int
+    mean: float
+    deviation: float
+    low: float
+    high: float
+
+
+def paired(differences: Sequence[float]) -> Paired:
+    """Return the mean of paired differences with its t intervals.
+
+    Both ends together are a two-sided interval of 2 * LEVEL - 1.
+    """
+    values = np.asarray(differences, dtype=float)
+    count, mean = len(values), float(values.mean())
+    if count < 2:
+        return Paired(count, mean, math.nan, -math.inf, math.inf)
+    deviation = float(values.std(ddof=1))
+    reach = _stats().t.ppf(LEVEL, count - 1) * deviation / math.sqrt(count)
+    return Paired(count, mean, deviation, mean - reach, mean + reach)
+
+
+def verdict(difference: Paired, margin: float = MARGIN) -> str:
+    """Return lossless, lossy or inconclusive.
+
+    Lossless: the difference is above ``-margin`` with one-sided confidence
+    LEVEL. Lossy: it is below ``-margin`` with the same confidence.
+    """
+    if difference.low > -margin:
+        return 'lossless'
+    if difference.high < -margin:
+        return 'lossy'
+    return 'inconclusive'
+
+
+def power(deviation: float, count: int, margin: float = MARGIN) -> float:
+    """Return the chance that an arm without any loss is called lossless.
+
+    Args:
+        deviation (float): Standard deviation of the paired differences.
+        count (int): Number of seeds.
+        margin (float): See :func:`verdict`.
+    """
+    if count < 2:
+        return 0.0
+    if deviation == 0:
+        return 1.0
+    degrees = count - 1
+    noncentrality = margin * math.sqrt(count) / deviation
+    critical = _stats().t.ppf(LEVEL, degrees)
+    return float(_stats().nct.sf(critical, degrees, noncentrality))
+
+
+def seeds_needed(
+    deviation: float, wanted: float = 0.8, margin: float = MARGIN
+) -> int:
+    """Return the least number of seeds with a power of `wanted`."""
+    count = 2
+    while power(deviation, count, margin) < wanted:
+        count += 1
+    return count
+
+
+def rank_test(
+    groups: Sequence[tuple[Sequence[float], Sequence[float]]],
+) -> tuple[float, float]:
+    """Return Spearman's correlation within groups, and its p.
+
+    Args:
+        groups (Sequence): Pairs ``(x, y)`` of at least two values each. With
+            several groups the correlations are averaged.
+
+    Returns:
+        tuple[float, float]: The correlation, and the two-sided p over all
+        permutations within the groups.
+    """
+    seen, chances = 0.0, np.zeros(1)
+    for x, y in groups:
+        x_rank, y_rank = (
+            _stats().zscore(_stats().rankdata(values)) / math.sqrt(len(values))
+            for values in (x, y)
+        )
+        orders = np.array(list(itertools.permutations(y_rank)))
+        seen += float(x_rank @ y_rank)
+        chances = np.add.outer(chances, orders @ x_rank).ravel()
+    as_far = np.abs(chances) >= abs(seen) - 1e-9
+    return seen / len(groups), float(as_far.mean())

@@ -1,0 +1,175 @@
+"""Tables in Markdown of what the arms of a study reached and cost."""
+
+import statistics
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from .results import Results
+from .statistics import (
+    MARGIN,
+    Paired,
+    paired,
+    power,
+    seeds_needed,
+    verdict,
+)
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows, the first of which is the head, as a Markdown table."""
+    head, *body = (f'| {" | ".join(row)} |' for row in rows)
+    return '\n'.join([head, '|' + '---|' * len(rows[0]), *body])
+
+
+def spread(values: Iterable[float]) -> str:
+    """Return mean and standard deviation."""
+    values = list(values)
+    if len(values) < 2:
+        return f'{values[0]:.2f}'
+    return f'{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}'
+
+
+def interval(gap: Paired, form: str = '+.2f') -> str:
+    """Return a mean over seeds with its 90 % interval."""
+    if gap.seeds < 2:
+        return f'{gap.mean:{form}}'
+    return f'{gap.mean:{form}} [{gap.low:{form}}, {gap.high:{form}}]'
+
+
+def differences(
+    results: Results, arm: str, to: str, key: str = 'value'
+) -> list[float]:
+    """Return one arm less another for each seed that both have."""
+    ours, theirs = results.get(arm, {}), results.get(to, {})
+    seeds = sorted(ours.keys() & theirs.keys())
+    return [ours[seed][key] - theirs[seed][key] for seed in seeds]
+
+
+def saved_shares(results: Results, key: str) -> list[float]:
+    """Return the share of a cost that pruning saves, seed by seed."""
+    return [
+        1 - run[key] / results['full'][seed][key]
+        for seed, run in results['infobatch'].items()
+        if seed in results['full']
+    ]
+
+
+def arms_table(results: Results, core: Collection[str]) -> str:
+    """Return accuracy, cost and verdict of each arm.
+
+    Args:
+        results (Results): The finished cells.
+        core (Collection): The arms that were planned; others are marked as
+            exploratory.
+    """
+    head = 'arm, seeds, metric, difference to `full`, samples, verdict'
+    rows = [head.split(', ')]
+    for arm, runs in results.items():
+        shares = [
+            run['samples_seen'] / run['samples_budget']
+            for run in runs.values()
+        ]
+        name = f'`{arm}`' + ('' if arm in core else ' (exploratory)')
+        values = spread(run['value'] for run in runs.values())
+        against = [] if arm == 'full' else differences(results, arm, 'full')
+        gap = paired(against) if against else None
+        rows.append(
+            [
+                name,
+                str(len(runs)),
+                values,
+                interval(gap) if gap else '',
+                f'{statistics.mean(shares):.1%}',
+                verdict(gap) if gap else '',
+            ]
+        )
+    return table(rows)
+
+
+def power_text(results: Results) -> str:
+    """Say how many seeds the spread asks for."""
+    gap = paired(differences(results, 'infobatch', 'full'))
+    if gap.seeds < 2:
+        return 'One seed says nothing about accuracy.'
+    return (
+        f'The paired differences of `infobatch` to `full` have a standard '
+        f'deviation of {gap.deviation:.2f}: with {gap.seeds} seeds an arm '
+        f'that loses nothing is called lossless (margin {MARGIN}) with a '
+        f'power of {power(gap.deviation, gap.seeds):.0%}; 80 % would take '
+        f'{seeds_needed(gap.deviation)} seeds.'
+    )
+
+
+def controls_table(results: Results) -> str:
+    """Return InfoBatch against all other arms, by the seeds they share."""
+    rows = [['`infobatch` against', 'seeds', 'difference']]
+    for arm in [arm for arm in results if arm not in ('full', 'infobatch')]:
+        against = differences(results, 'infobatch', arm)
+        if against:
+            gap = paired(against)
+            rows.append([f'`{arm}`', str(gap.seeds), interval(gap)])
+    if len(rows) == 1:
+        return 'The controls at equal cost, `random` and `short`: not run.'
+    return table(rows)
+
+
+def efficiency_table(results_of: Mapping[str, Results]) -> str:
+    """Return which part of the samples saved is time saved.
+
+    From pairs that shared a core, so that what else the machine did fell on
+    both alike; in CPU time, which is what each had of the core, and in
+    wall-clock.
+    """
+    head = 'suite, pairs, samples saved'
+    for time in ('CPU time', 'wall-clock'):
+        head += f', {time} saved, efficiency'
+    rows = [head.split(', ')]
+    for suite, results in results_of.items():
+        samples = saved_shares(results, 'samples_seen')
+        row = [f'`{suite}`', str(len(samples))]
+        row += [f'{statistics.mean(samples):.1%}']
+        for key in ('cpu_seconds', 'train_seconds'):
+            seconds = saved_shares(results, key)
+            gains = [a / b for a, b in zip(seconds, samples, strict=True)]
+            row.append(f'{statistics.mean(seconds):.1%}')
+            row.append(interval(paired(gains), '.2f'))
+        rows.append(row)
+    return table(rows)
+
+
+def class_names(results: Results) -> list[str]:
+    """Return the classes whose IoU was measured, if it was."""
+    if 'full' not in results:
+        return []
+    last = next(iter(results['full'].values()))['validations'][-1]
+    return [k.removeprefix('IoU/') for k in last if k.startswith('IoU/')]
+
+
+def class_gap(results: Results, arm: str, name: str) -> Paired:
+    """Return the paired difference of the IoU of a class to full data."""
+    last = {
+        each: {seed: run['validations'][-1] for seed, run in runs.items()}
+        for each, runs in results.items()
+    }
+    return paired(differences(last, arm, 'full', f'IoU/{name}'))
+
+
+def class_table(results: Results, arms: Sequence[str]) -> str:
+    """Return the mean difference of each class to full data."""
+    rows = [['class (seeds)']]
+    rows[0] += [f'`{arm}` ({len(results[arm])})' for arm in ('full', *arms)]
+    for name in class_names(results):
+        last = (run['validations'][-1] for run in results['full'].values())
+        row = [name, spread(each[f'IoU/{name}'] for each in last)]
+        row += [interval(class_gap(results, arm, name)) for arm in arms]
+        rows.append(row)
+    return table(rows)
+
+
+def mean_variance_ratio(results: Results, arm: str = 'infobatch') -> float:
+    """Return the mean variance ratio of the rounds that were pruned."""
+    return statistics.mean(
+        line['variance_ratio']
+        for run in results[arm].values()
+        for line in run['rounds']
+        if line['variance_ratio'] > 0
+    )

@@ -1,0 +1,1 @@
+"""Unpacking and checking the data sets that the configs train on."""

@@ -1,0 +1,295 @@
+"""Classification data sets: CIFAR, Tiny-ImageNet and ImageNet."""
+
+import io
+import pickle
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from .files import extract, prepare_once
+
+IMAGE_SUFFIXES = ('.jpeg', '.jpg', '.png')
+
+
+class Cifar(NamedTuple):
+    """What a CIFAR archive must hold.
+
+    Args:
+        folder (str): Name of the folder that mmpretrain reads.
+        train (tuple[str, ...]): Names of the training batches.
+        test (str): Name of the test batch.
+        labels (str): The key of the labels in a batch.
+        counts (tuple[int, int]): Training and test images of each class.
+        num_classes (int): Labels are 0 to this less one.
+        side (int): Height and width of an image.
+    """
+
+    folder: str
+    train: tuple[str, ...]
+    test: str
+    labels: str
+    counts: tuple[int, int]
+    num_classes: int
+    side: int = 32
+
+    @property
+    def batches(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """tuple: Names of the batches of each split."""
+        return self.train, (self.test,)
+
+
+CIFAR10 = Cifar(
+    folder='cifar-10-batches-py',
+    train=tuple(f'data_batch_{i}' for i in range(1, 6)),
+    test='test_batch',
+    labels='labels',
+    counts=(5000, 1000),
+    num_classes=10,
+)
+CIFAR100 = Cifar(
+    folder='cifar-100-python',
+    train=('train',),
+    test='test',
+    labels='fine_labels',
+    counts=(500, 100),
+    num_classes=100,
+)
+
+
+class ImageFolders(NamedTuple):
+    """How many images and classes a data set of folders must have."""
+
+    train: int
+    val: int
+    num_classes: int
+
+
+TINY_IMAGENET = ImageFolders(train=100_000, val=10_000, num_classes=200)
+IMAGENET = ImageFolders(train=1_281_167, val=50_000, num_classes=1000)
+
+
+# CIFAR
+
+
+def decode_strips(blob: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Decode concatenated image strips to pixels, (N, side, side, 3)."""
+    strips = []
+    for start, end in zip(offsets[:-1], offsets[1:], strict=True):
+        with Image.open(io.BytesIO(blob[start:end].tobytes())) as strip:
+            pixels = np.asarray(strip.convert('RGB'))
+        strips.append(pixels.reshape(-1, pixels.shape[1], *pixels.shape[1:]))
+    return np.concatenate(strips)
+
+
+def write_batches(archive: Path, folder: Path, layout: Cifar) -> None:
+    """Write a lossless `.npz` of CIFAR into a new folder, as the official one.
+
+    Each batch is a pickled dict of the labels and of `data`, uint8,
+    (N, 3 * side * side), one colour after the other.
+    """
+    folder.mkdir()
+    try:
+        with np.load(archive) as file:
+            arrays = dict(file)
+        for split, names in zip(
+            ('train', 'test'), layout.batches, strict=True
+        ):
+            images = decode_strips(
+                arrays[f'{split}_webp'], arrays[f'{split}_off']
+            )
+            labels = arrays[f'{split}_y'].tolist()
+            rows = images.transpose(0, 3, 1, 2).reshape(len(images), -1)
+            size = -(-len(rows) // len(names))
+            for i, name in enumerate(names):
+                part = slice(i * size, (i + 1) * size)
+                batch = {'data': rows[part], layout.labels: labels[part]}
+                (folder / name).write_bytes(pickle.dumps(batch))
+        classes = [str(name) for name in arrays['classes']]
+    except (KeyError, OSError, ValueError) as error:
+        raise ValueError(
+            f'{archive} cannot be decoded ({error}); take the prepared file, '
+            'with train_webp, train_off, train_y, test_* and classes'
+        ) from error
+    meta = pickle.dumps({'label_names': classes})
+    (folder / 'batches.meta').write_bytes(meta)
+
+
+def read_batch(path: Path) -> dict:
+    """Read a pickled batch; only of archives that are trusted."""
+    try:
+        return pickle.loads(path.read_bytes(), encoding='latin1')
+    except (OSError, pickle.UnpicklingError, EOFError) as error:
+        raise ValueError(
+            f'{path} cannot be read ({error}); unpack a complete archive again'
+        ) from error
+
+
+def check_cifar(root: Path, layout: Cifar) -> str:
+    """Check every batch; gives back a summary of one line."""
+    folder = root / layout.folder
+    for names, count in zip(layout.batches, layout.counts, strict=True):
+        labels: list[int] = []
+        for name in names:
+            batch = read_batch(folder / name)
+            if not {'data', layout.labels} <= set(batch):
+                raise ValueError(
+                    f'{folder / name} holds no data or no {layout.labels}; '
+                    'take the archive for Python'
+                )
+            labels += batch[layout.labels]
+            expected = (len(batch[layout.labels]), 3 * layout.side**2)
+            if batch['data'].shape != expected:
+                raise ValueError(
+                    f'{folder / name} holds pixels of shape '
+                    f'{batch["data"].shape}, and its labels need {expected}; '
+                    'unpack a complete archive again'
+                )
+        found = Counter(labels)
+        if found != dict.fromkeys(range(layout.num_classes), count):
+            raise ValueError(
+                f'{folder} holds {len(labels)} images of {len(found)} classes '
+                f'in {" and ".join(names)}, and {count} of each of '
+                f'{layout.num_classes} are expected; unpack a complete archive'
+            )
+    train, test = (count * layout.num_classes for count in layout.counts)
+    return (
+        f'{train} train, {test} test images with {layout.num_classes} '
+        f'classes in {root}'
+    )
+
+
+def unpack_cifar(archive: Path, folder: Path, layout: Cifar) -> Path:
+    """Unpack a CIFAR of either form into a folder, its root."""
+    if archive.suffix == '.npz':
+        write_batches(archive, folder / layout.folder, layout)
+    else:
+        extract(archive, folder)
+    return folder
+
+
+def prepare_cifar(archive: Path, out: Path, layout: Cifar) -> str:
+    """Unpack a CIFAR, or check the folder if it is there already."""
+    return prepare_once(
+        archive,
+        out,
+        unpack=lambda archive, folder: unpack_cifar(archive, folder, layout),
+        check=lambda root: check_cifar(root, layout),
+    )
+
+
+# Folders of images
+
+
+def list_images(folder: Path) -> list[str]:
+    """List the images of a folder and below, as paths relative to it."""
+    if not folder.is_dir():
+        raise ValueError(
+            f'{folder} is not a folder; give the folder of the unpacked '
+            'archive'
+        )
+    return sorted(
+        str(path.relative_to(folder))
+        for path in folder.rglob('*')
+        if path.suffix.lower() in IMAGE_SUFFIXES
+    )
+
+
+def check_count(folder: Path, found: int, expected: int) -> None:
+    """Raise unless a folder holds as many images as it should."""
+    if found != expected:
+        raise ValueError(
+            f'{folder} holds {found} images, and {expected} are expected; '
+            'unpack a complete archive'
+        )
+
+
+def check_classes(folder: Path, found: Iterable[str], expected: int) -> None:
+    """Raise unless there are as many classes as there should be."""
+    classes = len(set(found))
+    if classes != expected:
+        raise ValueError(
+            f'{folder} holds images of {classes} classes, and {expected} are '
+            'expected; unpack a complete archive'
+        )
+
+
+def read_lines(path: Path) -> list[list[str]]:
+    """Read a text file as lists of the words of its lines."""
+    if not path.is_file():
+        raise ValueError(
+            f'{path} is missing; unpack a complete archive into an empty '
+            'folder'
+        )
+    return [line.split() for line in path.read_text().splitlines()]
+
+
+def write_annotations(path: Path, labels: Iterable[tuple[str, int]]) -> None:
+    """Write what mmpretrain's CustomDataset reads: a path and a label."""
+    path.parent.mkdir(exist_ok=True)
+    lines = [f'{name} {label}\n' for name, label in labels]
+    path.write_text(''.join(lines))
+
+
+def prepare_tiny_imagenet(
+    root: Path, layout: ImageFolders = TINY_IMAGENET
+) -> str:
+    """Check an unpacked tiny-imagenet-200 and write its annotations.
+
+    Its training images lie in folders by class, those of validation in one
+    with a table of classes: `meta/train.txt` and `meta/val.txt` give both
+    the same labels, those of the sorted names in `wnids.txt`.
+    """
+    names = sorted(words[0] for words in read_lines(root / 'wnids.txt'))
+    check_classes(root / 'wnids.txt', names, layout.num_classes)
+    labels = {name: label for label, name in enumerate(names)}
+    train = list_images(root / 'train')
+    check_count(root / 'train', len(train), layout.train)
+    table = read_lines(root / 'val' / 'val_annotations.txt')
+    val = {f'images/{words[0]}': words[1] for words in table}
+    found = list_images(root / 'val')
+    check_count(root / 'val', len(found), layout.val)
+    if sorted(val) != found:
+        raise ValueError(
+            f'{root / "val" / "val_annotations.txt"} does not name the '
+            f'images in {root / "val" / "images"}; unpack a complete archive'
+        )
+    by_class = [(path, Path(path).parts[0]) for path in train]
+    for split, pairs in ('train', by_class), ('val', list(val.items())):
+        check_classes(root / split, (n for _, n in pairs), layout.num_classes)
+        write_annotations(
+            root / 'meta' / f'{split}.txt',
+            ((path, labels[name]) for path, name in pairs),
+        )
+    return (
+        f'checked, annotations in {root / "meta"}: {layout.train} train, '
+        f'{layout.val} val images with {layout.num_classes} classes in {root}'
+    )
+
+
+def check_imagenet(root: Path, layout: ImageFolders = IMAGENET) -> str:
+    """Check an unpacked ImageNet-1K, in either layout that mmpretrain knows.
+
+    Images lie in folders by class, or all in one beside `meta/SPLIT.txt`.
+    """
+    for split in ('train', 'val'):
+        folder = root / split
+        images = list_images(folder)
+        check_count(folder, len(images), getattr(layout, split))
+        classes = [Path(path).parts[0] for path in images]
+        if classes == images:
+            labels = read_lines(root / 'meta' / f'{split}.txt')
+            if sorted(words[0] for words in labels) != images:
+                raise ValueError(
+                    f'{root / "meta" / split}.txt does not name the images in '
+                    f'{folder}; take the one of this archive'
+                )
+            classes = [words[1] for words in labels]
+        check_classes(folder, classes, layout.num_classes)
+    return (
+        f'checked: {layout.train} train, {layout.val} val images with '
+        f'{layout.num_classes} classes in {root}'
+    )

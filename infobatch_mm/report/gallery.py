@@ -1,0 +1,219 @@
+"""The gallery of the page: samples of the training data, as trained on.
+
+Scores and counts come from the last checkpoint, images and labels from the
+training data set of the run's config.
+"""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.registry import DATASETS, init_default_scope
+from mmengine.utils import import_modules_from_strings
+from PIL import Image
+from torch import Tensor
+
+from .figures import data_address
+
+IGNORED = 255  # mmseg's label of a pixel without a class
+LONGEST_SIDE = 256  # of a picture, in pixels
+SHOWN_CLASSES = 4
+# Mixed colours of a label map would be those of other classes.
+SMOOTH, NEAREST = Image.Resampling.LANCZOS, Image.Resampling.NEAREST
+
+
+class Swatch(NamedTuple):
+    """A class of a label map, and its colour there."""
+
+    name: str
+    color: str
+
+
+class Card(NamedTuple):
+    """A sample in the gallery."""
+
+    name: str
+    image: str  # a data: address
+    score: float
+    times_kept: int | None
+    label_map: str | None = None  # segmentation: a data: address too
+    swatches: Sequence[Swatch] = ()  # and its largest classes
+    label: str | None = None  # classification: the name of the class
+
+
+class State(NamedTuple):
+    """What a checkpoint knows of the samples."""
+
+    scores: Tensor  # (N,), NaN where there is none
+    times_kept: Tensor | None  # (N,), in how many rounds
+    rounds: int  # planned so far
+
+    @property
+    def pruned_most(self) -> list[int]:
+        """list[int]: Samples kept less often than others, lowest first."""
+        if self.times_kept is None:
+            return []
+        # Of samples kept equally often, those of low scores come first.
+        order = np.lexsort((self.scores.numpy(), self.times_kept.numpy()))
+        most = self.times_kept.max()
+        return [int(i) for i in order if self.times_kept[i] < most]
+
+    @property
+    def hardest(self) -> list[int]:
+        """list[int]: Samples that have a score, highest first."""
+        order = self.scores.nan_to_num(-torch.inf).argsort(descending=True)
+        return order[: int(self.scores.isfinite().sum())].tolist()
+
+
+class _Unread:
+    """Takes the place of what a checkpoint holds beside plain values."""
+
+    def __init__(self, *args: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def last_checkpoint(work_dir: Path) -> Path:
+    """Return the last checkpoint, also if the folder was moved since."""
+    path = Path((work_dir / 'last_checkpoint').read_text().strip())
+    return path if path.exists() else work_dir / path.name
+
+
+def load_state(path: Path) -> State | None:
+    """Return the samples' state of a checkpoint, None of a stock run's.
+
+    Nothing but tensors and plain values is built: the file's own code is not
+    run, whatever classes its message hub names.
+    """
+    names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    stand_ins: list[Any] = [(_Unread, name) for name in names]
+    with torch.serialization.safe_globals(stand_ins):
+        checkpoint = torch.load(
+            path, map_location='cpu', weights_only=True, mmap=True
+        )
+    state = checkpoint.get('infobatch')
+    if state is None:
+        return None
+    rounds = state['round'] + ('indices' in state)
+    return State(state['scores'], state.get('times_kept'), rounds)
+
+
+def build_dataset(cfg: Config) -> Any:
+    """Build the training data set of a config, without augmentation."""
+    if imports := cfg.get('custom_imports'):
+        import_modules_from_strings(**imports)
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    dataset = cfg.train_dataloader.dataset
+    if dataset.type.split('.')[-1] == 'IndexedDataset':
+        dataset = dataset.dataset
+    return DATASETS.build(without_augmentation(dataset))
+
+
+def without_augmentation(node: Any) -> Any:
+    """Copy a config; its pipelines load and pack, and do nothing else."""
+    if isinstance(node, list | tuple):
+        return type(node)(map(without_augmentation, node))
+    if not isinstance(node, dict):
+        return node
+    copy = {key: without_augmentation(value) for key, value in node.items()}
+    if 'pipeline' in copy:
+        copy['pipeline'] = [
+            step
+            for step in copy['pipeline']
+            if step['type'].split('.')[-1].startswith(('Load', 'Pack'))
+        ]
+    return copy
+
+
+def gives_bgr(cfg: Config) -> bool:
+    """Tell whether the images of a config's pipeline are in BGR."""
+    preprocessor = dict(cfg.get('data_preprocessor') or {})
+    preprocessor.update(cfg.model.get('data_preprocessor') or {})
+    turns = any(map(preprocessor.get, ('bgr_to_rgb', 'to_rgb')))
+    return turns or 'LoadImageFromFile' in str(cfg.train_dataloader.dataset)
+
+
+class Shower:
+    """Shows samples of a run's training data.
+
+    Args:
+        cfg (Config): Config of the run.
+        state (State): What its checkpoint knows of the samples.
+    """
+
+    def __init__(self, cfg: Config, state: State) -> None:
+        self.dataset = build_dataset(cfg)
+        if len(self.dataset) != len(state.scores):
+            raise ValueError(
+                f'the training data set has {len(self.dataset)} samples here '
+                f'and had {len(state.scores)} in the run'
+            )
+        self.state = state
+        self.bgr = gives_bgr(cfg)
+        metainfo = self.dataset.metainfo
+        self.classes: Sequence[str] = metainfo.get('classes') or ()
+        # What is no class is white.
+        self.colors = np.full((256, 3), 255, np.uint8)
+        palette = metainfo.get('palette') or []
+        self.colors[: len(palette)] = np.reshape(palette, (-1, 3))
+
+    def cards(self, indices: Sequence[int]) -> list[Card]:
+        """Show some samples."""
+        return list(map(self._card, indices))
+
+    def _card(self, index: int) -> Card:
+        data = self.dataset[index]
+        sample = data['data_samples']
+        image = data['inputs'].permute(1, 2, 0).numpy().astype(np.uint8)
+        kept = self.state.times_kept
+        card = Card(
+            name=Path(sample.get('img_path') or f'sample {index}').name,
+            image=_png(image[..., ::-1] if self.bgr else image, SMOOTH),
+            score=self.state.scores[index].item(),
+            times_kept=None if kept is None else int(kept[index]),
+        )
+        if 'gt_sem_seg' in sample:
+            label_map = sample.gt_sem_seg.data[0].numpy()
+            return card._replace(
+                label_map=_png(self.colors[label_map], NEAREST),
+                swatches=self._swatches(label_map),
+            )
+        if 'gt_label' in sample:
+            names = map(self._name, sample.gt_label.tolist())
+            return card._replace(label=', '.join(names))
+        return card
+
+    def _name(self, label: int) -> str:
+        has_name = label < len(self.classes)
+        return self.classes[label] if has_name else f'class {label}'
+
+    def _swatches(self, label_map: np.ndarray) -> list[Swatch]:
+        labels, areas = np.unique(label_map, return_counts=True)
+        labels = labels[np.argsort(-areas)]
+        return [
+            Swatch(self._name(label), '#' + bytes(self.colors[label]).hex())
+            for label in labels[labels != IGNORED][:SHOWN_CLASSES]
+        ]
+
+
+def _png(pixels: np.ndarray, shrink: Image.Resampling) -> str:
+    """Return a picture (H, W, 1 or 3) of about LONGEST_SIDE pixels."""
+    shape = (*pixels.shape[:2], 3)
+    image = Image.fromarray(
+        np.ascontiguousarray(np.broadcast_to(pixels, shape))
+    )
+    # Browsers blur what they enlarge, so a small picture is enlarged here.
+    factor = LONGEST_SIDE // max(image.size)
+    if factor > 1:
+        size = factor * image.width, factor * image.height
+        image = image.resize(size, NEAREST)
+    image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), shrink)
+    file = io.BytesIO()
+    image.save(file, 'PNG', optimize=True)
+    return data_address('image/png', file.getvalue())

@@ -1,0 +1,245 @@
+"""Read what a run of mmengine left in its work directory.
+
+A run may be finished, under way or dead, and may have been resumed: each of
+its starts has a folder, named after its time. Of steps that a resumed start
+repeated, only the last time counts.
+"""
+
+import math
+import operator
+import re
+from collections.abc import Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from mmengine.config import Config
+
+from ..records import Line, read_json_lines, read_rounds, read_summary
+
+ClassTable = dict[str, dict[str, float]]
+
+# As mmseg's IoUMetric prints it: the rows follow an empty message.
+CLASS_TABLE = re.compile(r'per class results:\n.*\n((?:[+|].*\n)+)')
+WORLD_SIZE = re.compile(r'GPU number: (\d+)')
+
+
+def scalars(work_dir: Path) -> list[Line]:
+    """Return the lines of the starts' ``scalars.json``, in order of time."""
+    return [entry.line for entry in _entries(work_dir)]
+
+
+def validations(work_dir: Path) -> list[Line]:
+    """Return the lines of the validations.
+
+    Their ``step`` is an iteration if the config's ``LoggerHook`` says
+    ``log_metric_by_epoch=False``, else an epoch.
+    """
+    return [line for line in scalars(work_dir) if is_validation(line)]
+
+
+def is_train(line: Line) -> bool:
+    """Tell whether a line is about iterations of training."""
+    return 'iter' in line
+
+
+def is_validation(line: Line) -> bool:
+    """Tell whether a line is about a validation."""
+    return 'data_time' in line and not is_train(line)
+
+
+def per_class(work_dir: Path) -> dict[int, ClassTable]:
+    """Return the tables that mmseg's ``IoUMetric`` printed into the log.
+
+    Nothing else has them, and with ``log_level`` above INFO nothing has.
+
+    Returns:
+        dict: Place of the validation in :func:`validations` -> class ->
+        ``{'IoU': .., 'Acc': ..}``, in percent.
+    """
+    found = [e for e in _entries(work_dir) if is_validation(e.line)]
+    return {i: entry.classes for i, entry in enumerate(found) if entry.classes}
+
+
+def kept_percent(rounds: Sequence[Line]) -> list[float]:
+    """Return the share of the samples that each round kept, in percent."""
+    return [100 * line['kept'] / line['total'] for line in rounds]
+
+
+def config(work_dir: Path) -> Config:
+    """Return the config of the last start, with its imports not made."""
+    path = last_start(work_dir) / 'vis_data/config.py'
+    return Config.fromfile(path, import_custom_modules=False)
+
+
+def rounds(work_dir: Path) -> list[Line]:
+    """Return the rounds of the run; none if the last start did not prune."""
+    return read_rounds(work_dir) if prunes(work_dir) else []
+
+
+def summary(work_dir: Path) -> Line | None:
+    """Return the summary of a pruned run that has ended."""
+    return read_summary(work_dir) if prunes(work_dir) else None
+
+
+def prunes(work_dir: Path) -> bool:
+    """Tell whether the last start pruned.
+
+    If not, the records of pruning in the folder are another run's.
+    """
+    lines = read_json_lines(last_start(work_dir) / 'vis_data/scalars.json')
+    return any('infobatch/kept_ratio' in line for line in lines)
+
+
+def last_start(work_dir: Path) -> Path:
+    """Return the folder of the last start that trained."""
+    found = _starts(work_dir)
+    if not found:
+        raise FileNotFoundError(
+            f'{work_dir} has no */vis_data/scalars.json; name the work '
+            'directory of a run with a LocalVisBackend that has trained'
+        )
+    return found[-1]
+
+
+def log_text(start: Path) -> str:
+    """Return the log of a start, empty if it has none."""
+    path = start / f'{start.name}.log'
+    return path.read_text() if path.exists() else ''
+
+
+def global_batch(work_dir: Path) -> int:
+    """Return the number of samples of an iteration, over all ranks."""
+    found = WORLD_SIZE.search(log_text(last_start(work_dir)))
+    world_size = int(found[1]) if found else 1
+    return config(work_dir).train_dataloader.batch_size * world_size
+
+
+def iterations(work_dir: Path) -> list[int]:
+    """Return the iterations that were done before each validation."""
+    found = _entries(work_dir)
+    steps = [entry for entry in found if is_validation(entry.line)]
+    if not steps or not _steps_are_epochs(config(work_dir)):
+        return [entry.at for entry in steps]
+    batch = global_batch(work_dir)
+    ends = {
+        line['round'] + 1: line['iter'] + math.ceil(line['kept'] / batch)
+        for line in rounds(work_dir)
+    }
+    length = _epoch_length([e.line for e in found if is_train(e.line)])
+    epochs = [entry.line['step'] for entry in steps]
+    return [ends.get(epoch, epoch * length) for epoch in epochs]
+
+
+def images_seen(work_dir: Path) -> list[int]:
+    """Return the number of samples trained on before each validation.
+
+    In a stock run by epochs, a smaller last batch counts as a whole one.
+    """
+    batch, lines = global_batch(work_dir), rounds(work_dir)
+    return [
+        _images(done, lines, batch) if lines else done * batch
+        for done in iterations(work_dir)
+    ]
+
+
+def train_seconds(work_dir: Path) -> list[float]:
+    """Return the training time before each validation, without validations.
+
+    It adds up the logged seconds an iteration, which are means over the last
+    few: an estimate, made in the same way for stock and pruned runs.
+    """
+    trained = [line for line in scalars(work_dir) if is_train(line)]
+    # Without a line of training, no time is known.
+    ends = [0, *(line['iter'] for line in trained)]
+    paces = [line['time'] for line in trained] or [math.nan]
+    seconds = [0, *accumulate(map(operator.mul, np.diff(ends), paces))]
+    at = np.array(iterations(work_dir))
+    # A validation may lie after the last line.
+    after = np.maximum(0, at - ends[-1]) * paces[-1]
+    return (np.interp(at, ends, seconds) + after).tolist()
+
+
+class _Entry(NamedTuple):
+    """A line of ``scalars.json``."""
+
+    line: Line
+    at: int  # iterations done when it was written, or logged until then
+    classes: ClassTable  # what a validation printed
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Sorts lines by time: after iteration `at` comes its validation."""
+        if is_train(self.line):
+            return self.at, 0
+        return self.at, 1 if is_validation(self.line) else 2
+
+
+def _entries(work_dir: Path) -> list[_Entry]:
+    entries: list[_Entry] = []
+    for start in _starts(work_dir):
+        new = _entries_of(start)
+        if new:
+            entries = [e for e in entries if e.place < new[0].place] + new
+    return entries
+
+
+def _entries_of(start: Path) -> list[_Entry]:
+    lines = read_json_lines(start / 'vis_data/scalars.json')
+    tables = map(_class_table, CLASS_TABLE.findall(log_text(start)))
+    # The step of a validation may be an epoch, which is never larger than
+    # the number of iterations.
+    ats = accumulate((line['step'] for line in lines), max)
+    return [
+        _Entry(line, at, next(tables, {}) if is_validation(line) else {})
+        for line, at in zip(lines, ats, strict=True)
+    ]
+
+
+def _starts(work_dir: Path) -> list[Path]:
+    found = work_dir.glob('*/vis_data/scalars.json')
+    return sorted(path.parents[1] for path in found)
+
+
+def _class_table(text: str) -> ClassTable:
+    rows = [line for line in text.splitlines() if line.startswith('|')]
+    cells = [[cell.strip() for cell in row[1:-1].split('|')] for row in rows]
+    (_, *metrics), *classes = cells
+    return {
+        name: dict(zip(metrics, map(float, values), strict=True))
+        for name, *values in classes
+    }
+
+
+def _steps_are_epochs(cfg: Config) -> bool:
+    logger = cfg.get('default_hooks', {}).get('logger') or {}
+    by_epoch = logger.get('log_metric_by_epoch', True)
+    return by_epoch and 'max_epochs' in cfg.train_cfg
+
+
+def _epoch_length(trained: list[Line]) -> int:
+    """Return the iterations of an epoch of a stock run, from its lines.
+
+    The first line of each epoch comes equally late in it.
+    """
+    firsts = {line['epoch']: line['iter'] for line in reversed(trained)}
+    first, last = min(firsts), max(firsts)
+    if first == last:
+        return trained[-1]['iter'] // last
+    return (firsts[last] - firsts[first]) // (last - first)
+
+
+def _images(done: int, lines: list[Line], batch: int) -> int:
+    """Return the samples of a pruned run's first iterations.
+
+    Before its first round it was a stock run; after the last of the lines a
+    round is under way.
+    """
+    ends = lines[-1]['iter'] + math.ceil(lines[-1]['kept'] / batch)
+    stock = min(done, lines[0]['iter']) + max(0, done - ends)
+    pruned = (
+        min(line['kept'], max(0, done - line['iter']) * batch)
+        for line in lines
+    )
+    return stock * batch + sum(pruned)

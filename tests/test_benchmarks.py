@@ -1,0 +1,171 @@
+"""Our suites: their finished cells, and what was written from them."""
+
+import importlib
+import os
+
+import pytest
+
+from benchmarks import __main__, report, suites
+from benchmarks.blocks import is_current, read_block
+from benchmarks.map import draw_map, map_table, prediction_table
+from infobatch_mm.compare.cells import budget_for, config_of
+from infobatch_mm.compare.results import read_lines
+from infobatch_mm.compare.setup import config_hash, stock_config
+from infobatch_mm.host.packages import is_importable
+
+NEEDS = dict(cifar10='mmpretrain', digits='mmseg', camvid='mmseg')
+
+
+def needs(suite):
+    package = NEEDS[suite.partition('-')[0]]
+    return pytest.mark.skipif(
+        not is_importable(package), reason=f'needs {package}'
+    )
+
+
+@pytest.mark.parametrize(
+    'suite', [pytest.param(s, marks=needs(s)) for s in suites.SUITES]
+)
+def test_finished_cells_are_those_of_todays_configs(suite):
+    """Else they would be refused, and what they show be of something else."""
+    study = suites.study(suite)
+    lines = read_lines(study.results)
+    finished = study.finished()
+    stock = stock_config(study.setup)
+    found = {}
+    for arm, runs in finished.items():
+        for seed, result in runs.items():
+            cell = study.cell(arm, seed)
+            assert result['suite'] == suite
+            budget = budget_for(study, cell, finished)
+            cfg = config_of(study, cell, budget, stock)
+            found[cell.name] = config_hash(cfg), result['config_hash']
+    assert {k: a for k, (a, _) in found.items()} == {
+        k: b for k, (_, b) in found.items()
+    }
+    assert len(found) == len(lines) > 0  # each line is a cell of its own
+
+
+def test_there_are_as_many_cells_as_ever():
+    counts = [
+        len(read_lines(suites.study(suite).results)) for suite in suites.SUITES
+    ]
+    assert sum(counts) >= 420
+    files = {f'{suite}.jsonl' for suite in suites.SUITES}
+    assert {path.name for path in suites.CELLS.iterdir()} == files
+
+
+@needs('digits')
+def test_the_names_in_the_digests_can_be_imported(monkeypatch):
+    path = suites.study('digits').env['PYTHONPATH'].split(os.pathsep)[0]
+    monkeypatch.syspath_prepend(path)
+    for name in suites.DIGITS.parts:
+        module = importlib.import_module(name)
+        assert os.path.dirname(module.__file__) == path
+
+
+def test_results_and_readme_are_those_of_the_cells():
+    """After `python -m benchmarks report` they are."""
+    results_of = report.read_all()
+    text = report.RESULTS.read_text(encoding='utf-8')
+    for name, body in report.blocks(results_of).items():
+        assert read_block(text, name) == body, f'{name} is stale'
+    table = report.summary_table(results_of)
+    for page in report.PAGES:
+        assert is_current(page, report.SUMMARY_BLOCK, table), page
+
+
+def test_every_picture_of_the_results_is_there():
+    text = report.RESULTS.read_text(encoding='utf-8')
+    shown = {line.partition('pictures/')[2] for line in text.splitlines()}
+    shown = {name.rstrip(')') for name in shown if name}
+    assert shown == {path.name for path in report.PICTURES.iterdir()}
+
+
+def test_a_stale_block_is_replaced_and_a_new_one_added():
+    text = '# R\n\n<!-- begin: a -->\nold\n<!-- end: a -->\n\nlast\n'
+    found = dict(a='new', b='other')
+    for _ in range(2):  # the second time it replaces what the first wrote
+        text = report.with_blocks(text, found)
+    assert 'old' not in text and text.count('## b') == 1
+    assert read_block(text, 'a') == 'new' and read_block(text, 'b') == 'other'
+    assert text.index('last') < text.index('## b')
+
+
+def test_no_row_of_the_readme_claims_more_than_its_interval():
+    table = report.summary_table(report.read_all())
+    assert len(table.splitlines()) == 2 + len(report.SUMMARY_ROWS)
+    assert '| digits (20) | 27% | -0.31 [-0.57, -0.05] | ' in table
+
+
+@needs('digits')
+def test_finished_cells_are_not_run_again(monkeypatch, capsys):
+    def run_all(study, missing, jobs):
+        assert missing == []
+        return iter(())
+
+    monkeypatch.setattr(__main__, 'run_all', run_all)
+    argv = ['digits-near90-one', '--seeds', '0', '1']
+    assert __main__.main(argv) == 0
+    assert capsys.readouterr().out == '8 of 8 cells are finished\n'
+
+
+@needs('digits')
+def test_what_is_missing_is_run_and_a_failure_is_told(monkeypatch, capsys):
+    def run_all(study, missing, jobs):
+        assert jobs == 3
+        yield missing[0], RuntimeError('it failed')
+        yield (
+            missing[1],
+            dict(
+                metric='mIoU',
+                value=41.239,
+                samples_seen=3,
+                samples_budget=4,
+                cpu_seconds=9.7,
+            ),
+        )
+
+    monkeypatch.setattr(__main__, 'run_all', run_all)
+    argv = ['digits-paired', '--arms', 'full', 'infobatch', '--seeds', '0']
+    assert __main__.main([*argv, '--jobs', '3']) == 1
+    out, err = capsys.readouterr()
+    assert err == 'full-s0: it failed\n'
+    assert 'infobatch-s0: mIoU 41.24, 75.0% of the samples, 10 s\n' in out
+
+
+# The map
+
+
+def test_the_map_leaves_out_what_was_not_run(tmp_path):
+    rounds = [dict(total=4, kept=3, variance_ratio=0.1)]
+    results = {
+        arm: {
+            seed: dict(value=value + seed, samples_seen=9, rounds=rounds)
+            for seed in (0, 1)
+        }
+        for value, arm in enumerate(suites.CORE)
+    }
+    some = {'digits': results, 'digits-near90-three': results}
+    assert draw_map(some, tmp_path / 'map.png').exists()
+    lines = map_table(some).splitlines()
+    assert [line.split('`')[1] for line in lines[2:]] == list(some)
+
+
+def test_prediction_compares_suites_of_equal_length():
+    def results(ratio, gain):
+        rounds = [dict(total=4, kept=3, variance_ratio=ratio)]
+        return {
+            arm: {0: dict(value=gain * (arm == 'infobatch'), rounds=rounds)}
+            for arm in suites.CORE
+        }
+
+    # More gain at the greater ratio, but for the length, which outdoes it.
+    of = {
+        'digits-near0-third': results(0.1, 3.0),
+        'digits-near50-third': results(0.2, 4.0),
+        'digits': results(0.3, 1.0),
+        'digits-near50-one': results(0.4, 2.0),
+    }
+    lines = prediction_table(of).splitlines()
+    assert lines[2] == '| `full` | -0.60 | 0.417 | +1.00 | 0.500 |'

@@ -1,0 +1,153 @@
+"""The snippets of docs/ways_in.md make the run that enable() makes."""
+
+import json
+import shlex
+from argparse import ArgumentParser
+from pathlib import Path
+
+import light
+import pytest
+import toys
+from mmengine.config import Config, DictAction
+from mmengine.runner import EpochBasedTrainLoop
+from snippets import snippets
+
+from infobatch_mm import enable
+
+LINE = 'A line in a config'
+COMMAND = 'A command line for every stock config'
+
+
+@pytest.fixture
+def stock(tmp_path):
+    """Write a stock config with hooks and imports of its own."""
+    cfg = toys.config(tmp_path / 'run', pruned=False, samples=12, epochs=3)
+    toys.make_iter_based(cfg, max_iters=9)
+    cfg.custom_hooks = [dict(type='EMAHook')]
+    cfg.custom_imports = dict(imports='infobatch_mm.digit_scenes')
+    cfg.dump(tmp_path / 'stock.py')
+    return tmp_path / 'stock.py'
+
+
+def config_of(stock, snippet):
+    path = stock.with_name('child.py')
+    path.write_text(snippet)
+    return Config.fromfile(path)
+
+
+def options_of(line):
+    """Return what a train tool makes of its arguments."""
+    parser = ArgumentParser()
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
+    return parser.parse_args(shlex.split(line)).cfg_options
+
+
+def digests(cfg):
+    """Train, and return the digests of the plans of the rounds."""
+    hooks = [type(hook).__name__ for hook in toys.train(cfg).hooks]
+    assert 'EMAHook' in hooks
+    lines = Path(cfg.work_dir, 'infobatch.jsonl').read_text().splitlines()
+    return [json.loads(line)['digest'] for line in lines]
+
+
+@pytest.fixture
+def expected(stock):
+    def digests_of(**options):
+        cfg = Config.fromfile(stock)
+        cfg.work_dir = str(stock.with_name('expected'))
+        cfg.visualizer.name = f'expected_{next(toys.NUMBERS)}'
+        cfg.experiment_name = cfg.visualizer.name
+        return digests(enable(cfg, **options))
+
+    return digests_of
+
+
+@pytest.mark.parametrize(
+    'number, options',
+    [(0, {}), (1, dict(delta=0.9, policy=dict(prune_ratio=0.7)))],
+)
+def test_command_line(stock, expected, number, options):
+    line = snippets('ways_in.md', 'sh', COMMAND)[number]
+    cfg = Config.fromfile(stock)
+    cfg.merge_from_dict(options_of(line))
+    assert digests(cfg) == expected(**options)
+
+
+@pytest.mark.parametrize('number', [0, 1])
+def test_line_in_a_config(stock, expected, number):
+    snippet = snippets('ways_in.md', 'python', LINE)[number]
+    cfg = config_of(stock, snippet)
+    assert 'infobatch_mm.digit_scenes' in cfg.custom_imports.imports
+    assert digests(cfg) == expected(delta=0.9)
+
+
+@pytest.mark.parametrize('heads', ['both', 'no_auxiliary'])
+def test_components(stock, expected, heads):
+    if heads == 'no_auxiliary':
+        cfg = Config.fromfile(stock)
+        del cfg.model['auxiliary_head']
+        cfg.dump(stock)
+    (snippet,) = [
+        text
+        for text in snippets('ways_in.md', 'python', 'Components')
+        if 'WeightedDecodeHead' in text
+    ]
+    cfg = config_of(stock, snippet)
+    assert ('auxiliary_head' in cfg.model) == (heads == 'both')
+    assert digests(cfg) == expected()
+
+
+def test_in_python(stock, expected, monkeypatch):
+    (snippet,) = snippets('ways_in.md', 'python', 'In Python')
+    monkeypatch.chdir(stock.parent)
+    exec(snippet, {})
+    lines = Path('run/infobatch.jsonl').read_text().splitlines()
+    found = [json.loads(line)['digest'] for line in lines]
+    options = dict(delta=0.9, policy=dict(type='QuantilePolicy'))
+    assert found == expected(**options)
+
+
+# Configs from which a part was taken
+
+LOOPS = dict(
+    stock_epochs=dict(type='EpochBasedTrainLoop', max_epochs=3),
+    stock_iters=dict(type='IterBasedTrainLoop', max_iters=9),
+    epochs=dict(type='InfoBatchEpochBasedTrainLoop', max_epochs=3),
+    iters=dict(type='InfoBatchIterBasedTrainLoop', max_iters=9),
+)
+
+
+def check_refused(cfg, error, message):
+    steps = []
+    with toys.count_steps(steps), pytest.raises(error, match=message):
+        toys.train(cfg)
+    assert not steps
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+@pytest.mark.parametrize('loop', LOOPS.values(), ids=LOOPS)
+def test_a_sampler_without_its_hook_is_refused(tmp_path, loop, workers):
+    cfg = light.config(tmp_path, loop, workers=workers)
+    cfg.custom_hooks = [dict(type='EMAHook')]
+    message = r'no InfoBatchHook to plan .*default_hooks='
+    check_refused(cfg, RuntimeError, message)
+
+
+def test_a_hook_without_its_sampler_is_refused(tmp_path):
+    cfg = light.config(tmp_path, LOOPS['stock_epochs'])
+    cfg.train_dataloader.sampler.type = 'DefaultSampler'
+    message = 'InfoBatchSampler, but it is DefaultSampler'
+    check_refused(cfg, TypeError, message)
+
+
+def test_a_sampler_iterates_outside_of_a_run(tmp_path):
+    cfg = light.config(tmp_path, LOOPS['stock_epochs'])
+    loader = toys.Runner.build_dataloader(cfg.train_dataloader, seed=7)
+    assert sorted(loader.sampler) == list(range(26))
+    assert len(list(loader)) == 7
+
+
+def test_the_loop_of_the_recipe_may_be_mmengines_own(tmp_path):
+    runner = toys.train(light.config(tmp_path, LOOPS['stock_epochs']))
+    assert type(runner.train_loop) is EpochBasedTrainLoop
+    assert runner.iter < 21
