@@ -37,7 +37,7 @@ def test_no_sampler_and_no_shuffle_is_refused(tmp_path, settings):
 
 
 @pytest.mark.parametrize('sampler', [None, dict(type='DefaultSampler')])
-def test_shuffle_alone_trains(tmp_path, override, sampler):
+def test_shuffle_alone_trains(tmp_path, sampler):
     cfg = stock(tmp_path)
     cfg.train_dataloader.sampler = sampler
     if sampler is None:
