@@ -47,8 +47,9 @@ class IndexedDataset:
         self.dataset: Any = dataset
         self._notes = note_fetches(leaves(dataset))
         self._roots = roots_of(dataset)
-        # Seed and round, where workers that live on can see them change.
-        self._key: torch.Tensor | None = None
+        # Seed and round, where workers that live on can see them change. A
+        # loop may start its workers before the first round.
+        self._key = torch.full((2,), -1).share_memory_()
 
     def seed_round(self, seed: int, round_: int) -> None:
         """Make the draws of a sample depend on seed, round and index alone.
@@ -58,14 +59,11 @@ class IndexedDataset:
         generators are then seeded for it; generators that a transform holds
         are not. Without this call they are left alone.
         """
-        if self._key is None:
-            self._key = torch.zeros(2, dtype=torch.int64).share_memory_()
         self._key.copy_(torch.tensor([seed, round_]))
 
     def _drawing(self, index: int) -> AbstractContextManager[None]:
-        if self._key is None:
-            return nullcontext()
-        return seeded([*self._key.tolist(), index])
+        seed, round_ = self._key.tolist()
+        return nullcontext() if round_ < 0 else seeded([seed, round_, index])
 
     def __getitem__(self, index: int) -> Any:
         self._notes.clear()
