@@ -143,7 +143,7 @@ setup(
         'console_scripts': ['infobatch = infobatch_mm.commands:main']
     },
     cmdclass={'install_lib': InstallWithMim},
-    install_requires=['torch>=2.1', 'numpy', 'rich'],
+    install_requires=['torch>=2.1', 'numpy>=1.24', 'rich'],
     extras_require=EXTRAS,
     classifiers=[
         'Development Status :: 4 - Beta',

@@ -10,7 +10,7 @@ from .host.packages import is_importable, require_family
 require_family()
 
 from .config import enable
-from .dataset import IndexedDataset
+from .datasets.indexed import IndexedDataset
 from .hook import InfoBatchHook
 from .loops import (
     InfoBatchEpochBasedTrainLoop,

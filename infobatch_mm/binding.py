@@ -10,13 +10,14 @@ from torch import nn
 from torch.utils.data import BatchSampler, DataLoader
 
 from .clock import EpochClock, FullDataClock
-from .dataset import IndexedDataset
+from .datasets.indexed import IndexedDataset
 from .heads import (
     WeightedHeadMixin,
     has_pixel_losses,
     outermost_heads,
     seam_of,
 )
+from .host.slices import unsliced
 from .sampler import InfoBatchSampler
 
 
@@ -85,8 +86,13 @@ def find_sampler(dataloader: DataLoader) -> InfoBatchSampler:
     return sampler
 
 
-def check_dataset(dataset: Any) -> None:
-    """Raise a TypeError unless the samples carry their index."""
+def find_dataset(dataloader: DataLoader) -> IndexedDataset:
+    """Return the data set of a train dataloader.
+
+    Raises:
+        TypeError: If its samples do not carry their index.
+    """
+    dataset = unsliced(dataloader.dataset)
     if not isinstance(dataset, IndexedDataset):
         raise TypeError(
             'InfoBatchHook needs train_dataloader.dataset to be an '
@@ -94,6 +100,7 @@ def check_dataset(dataset: Any) -> None:
             'samples do not carry their index. Set '
             "dataset=dict(type='IndexedDataset', dataset=<the present one>)"
         )
+    return dataset
 
 
 def global_batch_size(dataloader: DataLoader, world_size: int) -> int:

@@ -137,6 +137,7 @@ def _written(kind: Any) -> Any:
 
 def prune_dataloader(dataloader: Mapping[str, Any]) -> ConfigDict:
     """Return a train dataloader's config with our sampler and data set."""
+    dataloader = _with_sampler(dataloader)
     sampler = dataloader['sampler']
     if type_name(sampler) not in SAMPLERS:
         raise ValueError(
@@ -149,6 +150,22 @@ def prune_dataloader(dataloader: Mapping[str, Any]) -> ConfigDict:
         dataset = dict(type=f'{PACKAGE}.IndexedDataset', dataset=dataset)
     sampler = dict(sampler, type=f'{PACKAGE}.InfoBatchSampler')
     return ConfigDict({**dataloader, 'sampler': sampler, 'dataset': dataset})
+
+
+def _with_sampler(dataloader: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Write the sampler that a dataloader has by ``shuffle=True`` alone."""
+    if dataloader.get('sampler') is not None:
+        return dataloader
+    shuffle = dataloader.get('shuffle', False)
+    if not shuffle:
+        raise ValueError(
+            f'train_dataloader has no sampler and shuffle={shuffle}, so it '
+            'reads the data in order, and a pruned round is a random draw. '
+            "Set sampler=dict(type='DefaultSampler', shuffle=True)"
+        )
+    # PyTorch takes no shuffle beside a sampler.
+    rest = {k: v for k, v in dataloader.items() if k != 'shuffle'}
+    return {**rest, 'sampler': dict(type='DefaultSampler', shuffle=True)}
 
 
 def prune_loop(train_cfg: Mapping[str, Any], scope: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from mmengine.registry import HOOKS
 from torch import Tensor
 
 from . import binding, ranks, records
+from .datasets.identity import Identities
 from .heads import follow_samples
 from .host.checkpoint import bind_checkpoint_hooks
 from .host.loading import allow_resuming
@@ -21,8 +22,10 @@ from .host.running import (
 )
 from .ledger import Ledger, copy_to_device
 from .pruned_run import STATE_KEY, PrunedRun, check_seed
+from .pruning import NoPruningPolicy
 from .pruning.prune_ratio import is_number
 from .pruning.registry import build_policy
+from .randomness import RandomStates
 from .reach import (
     check_unweighted,
     inner_model,
@@ -72,6 +75,12 @@ class InfoBatchHook(Hook):
             first step. ``'refuse'`` (default): stop. ``'allow'``: do not
             look. A list of names of parameters, or of modules: only these may
             get a gradient from such a part, for instance a weight penalty.
+        exact_resume (bool, optional): Whether a resumed run repeats the
+            random draws of an uninterrupted one: states of the random number
+            generators go into checkpoints, and a sample is augmented by
+            draws that depend on seed, round and index alone. None (default):
+            yes, unless the policy is ``NoPruningPolicy``, with which a run is
+            the stock run to the bit and draws what that draws.
 
     Attributes:
         run (PrunedRun, optional): The state of the run, once it has begun.
@@ -95,6 +104,7 @@ class InfoBatchHook(Hook):
         score_momentum: float = 0.0,
         warmup_rounds: int = 0,
         unweighted: str | Sequence[str] = 'refuse',
+        exact_resume: bool | None = None,
     ) -> None:
         check_unweighted(unweighted)
         if score not in SCORES:
@@ -113,12 +123,21 @@ class InfoBatchHook(Hook):
                 f'warmup_rounds={warmup_rounds!r} is not a number of rounds; '
                 '0 prunes as soon as there are scores'
             )
+        if exact_resume not in (None, True, False):
+            raise ValueError(
+                f'exact_resume={exact_resume!r} is not a bool; True lets a '
+                'resumed run draw what an uninterrupted one would'
+            )
         self.policy = build_policy(policy, delta)
         self.delta = delta
         self.score = score
         self.score_momentum = score_momentum
         self.warmup_rounds = warmup_rounds
         self.unweighted = unweighted
+        if exact_resume is None:
+            exact_resume = not isinstance(self.policy, NoPruningPolicy)
+        self.exact_resume = exact_resume
+        self.random_states = RandomStates()
         self.ledger = Ledger(class_balanced=score == 'class_balanced')
         # The look before the first step finds those by itself.
         self.ledger.guards_parameters = False
@@ -147,7 +166,7 @@ class InfoBatchHook(Hook):
         loop, loader = runner.train_loop, runner.train_dataloader
         self.loader = loader
         self.sampler = binding.find_sampler(loader)
-        binding.check_dataset(loader.dataset)
+        self.dataset = binding.find_dataset(loader)
         self.heads = binding.find_heads(runner.model)
         if self.ledger.class_balanced:
             binding.check_class_balanced(self.heads)
@@ -159,6 +178,12 @@ class InfoBatchHook(Hook):
         bind_checkpoint_hooks(runner, self)
         self.device = next(runner.model.parameters()).device
         self.steps_schedulers = steps_schedulers(runner)
+        self.identities = Identities(self.dataset.dataset, len(loader.dataset))
+        self.random_states.device = self.device
+        if self.exact_resume:
+            # Else each iteration of the dataloader draws from the global one,
+            # a seed for workers whose samples have seeds of their own.
+            loader.generator = torch.Generator()
         run = self._new_run(loop, loader)
         if self._resumed is not None:
             self._go_on_from(self._resumed, run, runner)
@@ -207,6 +232,12 @@ class InfoBatchHook(Hook):
         for warning in run.load_state_dict(state):
             runner.logger.warning(warning)
         check_seed(*binding.seed_setting(runner.cfg), state)
+        self.identities.load_state_dict(state)
+        if self.exact_resume:
+            warning = self.random_states.load_state_dict(state)
+            if warning:
+                runner.logger.warning(warning)
+            self.random_states.put_back()
         self.sampler.seed = run.seed
 
     def after_train(self, runner: Any) -> None:
@@ -241,8 +272,13 @@ class InfoBatchHook(Hook):
         with run.times.counted():
             binding.check_heads(runner.model, self.heads)
             self.sampler.set_epoch(run.round)
+            if self.exact_resume:
+                self.dataset.seed_round(run.seed, run.round)
             if run.plan is None:
                 self._begin_round(runner)
+            else:
+                # Once more, after what hooks draw when an epoch begins.
+                self.random_states.put_back()
             plan, done = run.remaining
             binding.check_equal_batches(
                 self.sampler,
@@ -291,6 +327,7 @@ class InfoBatchHook(Hook):
         run = self.run
         assert run is not None
         binding.check_same_loader(runner.train_dataloader, self.loader)
+        self.random_states.forget()
         with run.times.counted():
             self.ids, slots = self._ids(data_batch)
             samples, slots = self.ids.tolist(), self._to_device(slots)
@@ -331,6 +368,7 @@ class InfoBatchHook(Hook):
         samples = data_batch['data_samples']
         ids = torch.tensor([sample.infobatch_index for sample in samples])
         refetched = [sample.infobatch_refetched for sample in samples]
+        self.identities.note(samples)
         if not any(refetched):
             return ids, ids
         elsewhere = torch.tensor(refetched)
@@ -358,6 +396,13 @@ class InfoBatchHook(Hook):
         ranks.merge_scores(self.run.board)
         if self.run.trained is not None:
             ranks.merge_trained(self.run.trained)
+        if self.exact_resume:
+            self.random_states.gather(self._position)
+
+    @property
+    def _position(self) -> tuple[int, int]:
+        assert self.run is not None
+        return self.run.round, self.run.samples_done
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         """Add the state of the run, as tensors and plain scalars."""
@@ -369,7 +414,10 @@ class InfoBatchHook(Hook):
         if self.ledger.losses is not None:
             # A hook of a higher priority saves in the middle of a step.
             self._end_step(runner)
-        checkpoint[STATE_KEY] = self.state_dict()
+        state = self.state_dict() | self.identities.state_dict()
+        if self.exact_resume:
+            state |= self.random_states.state_dict(self._position)
+        checkpoint[STATE_KEY] = state
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         """Keep the state of a run that is resumed; ``load_from`` has none."""
@@ -379,11 +427,14 @@ class InfoBatchHook(Hook):
     # Time
 
     def before_val(self, runner: Any) -> None:
-        """Leave validation out of the training time."""
+        """Leave validation out of the training's time and draws."""
         if self.run is not None:
             self.run.times.pause()
+            if self.exact_resume:
+                self.random_states.set_aside()
 
     def after_val(self, runner: Any) -> None:
-        """Go on with the training time, if a round is under way."""
+        """Go on with the training's draws, and its time within a round."""
+        self.random_states.take_up()
         if self.run is not None and self.run.plan is not None:
             self.run.times.go_on()

@@ -20,7 +20,8 @@ FLOORS = {
         'pruning.prune_ratio pruning.draw pruning.policies'
     ),
     'ground': (
-        'host host.* datasets datasets.* pruning.registry ranks scores '
+        'host host.* datasets datasets.* pruning.registry randomness ranks '
+        'scores '
         # where modules of these two floors stood before
         'cifar compat dataset digit_scenes policies'
     ),

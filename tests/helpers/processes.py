@@ -83,6 +83,7 @@ def _rank(
     world_size: int,
     port: int,
     args: tuple,
+    is_counted: bool,
     progress: Any,
 ) -> None:
     import torch.distributed as dist
@@ -98,7 +99,7 @@ def _rank(
     )
     dist.init_process_group('gloo', rank=rank, world_size=world_size)
     try:
-        function(*args)
+        function(*args, *[progress] * is_counted)
     finally:
         dist.destroy_process_group()
 
@@ -111,6 +112,23 @@ def _free_port() -> int:
         return server.getsockname()[1]
 
 
+def start_ranks(
+    world_size: int,
+    function: Callable[..., Any],
+    *args: Any,
+    is_counted: bool = False,
+) -> list[Child]:
+    """Run a function on several gloo ranks.
+
+    It gets a counter to report progress by if ``is_counted``.
+    """
+    port = _free_port()
+    return [
+        Child(_rank, function, rank, world_size, port, args, is_counted)
+        for rank in range(world_size)
+    ]
+
+
 def run_ranks(
     world_size: int,
     function: Callable[..., Any],
@@ -118,9 +136,5 @@ def run_ranks(
     timeout: float = 300,
 ) -> list[int]:
     """Run a function on several gloo ranks; return their exit codes."""
-    port = _free_port()
-    children = [
-        Child(_rank, function, rank, world_size, port, args)
-        for rank in range(world_size)
-    ]
+    children = start_ranks(world_size, function, *args)
     return [child.join(timeout) for child in children]

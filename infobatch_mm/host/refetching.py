@@ -1,0 +1,129 @@
+"""See that a data set has put another sample in the place of one.
+
+Data sets replace samples that they cannot read. mmengine's ``BaseDataset``
+does when a pipeline returns None; many of users do in a ``__getitem__`` of
+their own. Nothing public says so, hence what a data set asks of itself while
+it fetches is written down: its ``prepare_data``, ``get_data_info`` and
+``_rand_another`` are noted on the instance. ``_rand_another`` is mmengine's
+private name for the draw of a substitute, and data sets with a retry of their
+own call it too, some with the index that failed, as in mmdetection 2.
+"""
+
+from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import Any
+
+from mmengine.dataset import BaseDataset
+
+
+class FetchNotes:
+    """What base data sets were asked for during one fetch.
+
+    Attributes:
+        paths (dict): ``img_path`` of each sample that was looked up, None
+            where it has none, in the order of the looking up.
+        failed (set): The samples that could not be prepared.
+        redrawn (bool): Whether a substitute was drawn.
+    """
+
+    def __init__(self) -> None:
+        self.paths: dict[tuple[int, int], str | None] = {}
+        self.failed: set[tuple[int, int]] = set()
+        self.redrawn = False
+
+    def clear(self) -> None:
+        """Begin a new fetch."""
+        self.paths.clear()
+        self.failed.clear()
+        self.redrawn = False
+
+    @property
+    def is_conclusive(self) -> bool:
+        """bool: Whether the fetch was an ordinary one, of one sample."""
+        return len(self.paths) == 1
+
+    @property
+    def has_failed(self) -> bool:
+        """bool: Whether a sample could not be had, or another was drawn."""
+        return self.redrawn or bool(self.failed)
+
+    @property
+    def first_path(self) -> str | None:
+        """str: ``img_path`` of the sample that was looked up first."""
+        return next(iter(self.paths.values()), None)
+
+
+class _Prepare:
+    """Stands in for ``prepare_data`` and notes what fails."""
+
+    def __init__(self, notes: FetchNotes, leaf: int, stock: Any) -> None:
+        self.notes, self.leaf, self.stock = notes, leaf, stock
+
+    def __call__(self, idx: int, *args: Any, **kwargs: Any) -> Any:
+        # Until it is prepared, whatever the way in which it is not.
+        self.notes.failed.add((self.leaf, idx))
+        data = self.stock(idx, *args, **kwargs)
+        if data is not None:
+            self.notes.failed.discard((self.leaf, idx))
+        return data
+
+
+class _LookUp:
+    """Stands in for ``get_data_info`` and notes the sample's path."""
+
+    def __init__(self, notes: FetchNotes, leaf: int, stock: Any) -> None:
+        self.notes, self.leaf, self.stock = notes, leaf, stock
+
+    def __call__(self, idx: int, *args: Any, **kwargs: Any) -> Any:
+        info = self.stock(idx, *args, **kwargs)
+        path = info.get('img_path') if isinstance(info, dict) else None
+        self.notes.paths.setdefault((self.leaf, idx), path)
+        return info
+
+
+class _Redraw:
+    """Stands in for ``_rand_another`` and notes its use."""
+
+    def __init__(self, notes: FetchNotes, stock: Any) -> None:
+        self.notes, self.stock = notes, stock
+
+    def __call__(self, *args: Any) -> int:
+        self.notes.redrawn = True
+        return self.stock(*args)
+
+
+def leaves(dataset: Any) -> Iterator[Any]:
+    """Yield the data sets at the bottom of any nest of wrappers."""
+    if isinstance(dataset, BaseDataset):
+        yield dataset
+        return
+    inner = getattr(dataset, 'datasets', None) or [
+        getattr(dataset, 'dataset', None)
+    ]
+    if all(child is None for child in inner):
+        yield dataset
+    for child in inner:
+        if child is not None:
+            yield from leaves(child)
+
+
+def note_fetches(datasets: Iterable[Any]) -> FetchNotes:
+    """Let base data sets note what they are asked for; return the notes.
+
+    They are looked up on the class, so that doing it again, for another
+    wrapper of the same data set, does not stack.
+    """
+    notes = FetchNotes()
+    for number, leaf in enumerate(datasets):
+        if not isinstance(leaf, BaseDataset):
+            continue
+        kind = type(leaf)
+        # Partials, since a deep copy of them belongs to the copied data set.
+        leaf.prepare_data = _Prepare(
+            notes, number, partial(kind.prepare_data, leaf)
+        )
+        leaf.get_data_info = _LookUp(
+            notes, number, partial(kind.get_data_info, leaf)
+        )
+        leaf._rand_another = _Redraw(notes, partial(kind._rand_another, leaf))
+    return notes
