@@ -1,10 +1,9 @@
 """Find the parts of a run that belong together, or say which is missing."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from mmengine.dist import get_world_size
-from mmengine.hooks import CheckpointHook
 from mmengine.runner import EpochBasedTrainLoop
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader
@@ -13,58 +12,13 @@ from .clock import EpochClock, FullDataClock
 from .datasets.indexed import IndexedDataset
 from .heads import (
     WeightedHeadMixin,
-    has_pixel_losses,
     outermost_heads,
     seam_of,
 )
 from .host.slices import unsliced
+from .pruned_run import Policy, PrunedRun
 from .sampler import InfoBatchSampler
-
-
-def check_once(run: Any) -> None:
-    """Raise a RuntimeError if a hook has a run already."""
-    if run is not None:
-        raise RuntimeError(
-            'runner.train() was called a second time, but a pruned run ends '
-            'with its budget: its clock, scores and records cannot begin '
-            'anew. Build a new Runner, with resume=True and a larger '
-            'max_epochs or max_iters to go on'
-        )
-
-
-def check_hooks(hooks: Sequence[Any], ours: Any) -> None:
-    """Raise a ValueError if the hooks of a run do not go together.
-
-    Args:
-        hooks (list): The hooks of the run, in the order of their priorities.
-        ours (InfoBatchHook): The one that asks.
-    """
-    if sum(isinstance(hook, type(ours)) for hook in hooks) > 1:
-        raise ValueError(
-            f'the run has more than one {type(ours).__name__}, which would '
-            'weight and score each batch twice. Keep one in custom_hooks'
-        )
-    for hook in hooks[: hooks.index(ours)]:
-        if isinstance(hook, CheckpointHook):
-            raise ValueError(
-                f'{type(hook).__name__} (priority {hook.priority}) comes '
-                f'before {type(ours).__name__} (priority {ours.priority}), so '
-                'it would save each step before its scores and its schedule '
-                'are counted, and a resumed run would be a step behind. Leave '
-                'the priorities of both out, or give the CheckpointHook the '
-                'greater number'
-            )
-    for hook in hooks:
-        recipes = getattr(hook, 'schedule', None)
-        if isinstance(recipes, Mapping) and any(
-            'loss' in recipe for recipe in recipes.values()
-        ):
-            raise ValueError(
-                f'{type(hook).__name__} switches to another loss in the '
-                'middle of the run, whose values cannot be compared with the '
-                'scores of the loss before it. Take the switch of the loss '
-                'out of its schedule, or train without InfoBatch'
-            )
+from .scores import ScoreBoard
 
 
 def find_sampler(dataloader: DataLoader) -> InfoBatchSampler:
@@ -175,59 +129,6 @@ def training_heads(model: nn.Module) -> dict[str, Any]:
     return {n: each for n, each in seams.items() if not is_frozen(heads[n])}
 
 
-def check_class_balanced(heads: dict[str, WeightedHeadMixin]) -> None:
-    """Raise a ValueError unless every head can score by class."""
-    cannot = [
-        f'{name} ({type(head).__name__})'
-        for name, head in heads.items()
-        if not has_pixel_losses(head)
-    ]
-    if cannot:
-        raise ValueError(
-            "score='class_balanced' needs the loss of each pixel, which only "
-            'heads of mmseg with plain cross-entropy and without a pixel '
-            f'sampler give; these do not: {", ".join(cannot)}. Set '
-            "score='image_mean'"
-        )
-
-
-def check_reported(heads: dict[str, WeightedHeadMixin], ledger: Any) -> None:
-    """Raise a RuntimeError if a weighted head gave no losses in a step."""
-    reporters = {id(head) for head in ledger.reporters}
-    silent = [n for n, head in heads.items() if id(head) not in reporters]
-    if silent:
-        raise RuntimeError(
-            'these heads did not call their loss_by_feat, or loss_module, in '
-            'a training step (a call of train_step of the model with the '
-            'batch of the loop), so their gradients were not weighted. Freeze '
-            'or remove a head that has no part in the loss: '
-            f'{", ".join(silent)}'
-        )
-
-
-def check_heads(
-    model: nn.Module, heads: Mapping[str, WeightedHeadMixin]
-) -> None:
-    """Raise a RuntimeError if a model has other heads than at the start."""
-    if find_heads(model) != heads:
-        raise RuntimeError(
-            'the heads of the model, or their loss modules, were replaced '
-            'after training began, and the new ones are not weighted. Build '
-            'them in the config of the model'
-        )
-
-
-def check_same_loader(now: Any, ours: DataLoader) -> None:
-    """Raise a RuntimeError if the train dataloader was replaced."""
-    if now is not ours:
-        raise RuntimeError(
-            'runner.train_loop.dataloader was replaced in the middle of the '
-            'run, so its samples are not those of the planned round, nor are '
-            'their weights. Change the pipeline of its data set instead, or '
-            'train without InfoBatch'
-        )
-
-
 def seed_setting(cfg: Mapping[str, Any]) -> tuple[str, int | None]:
     """Return which setting of a config seeds the train sampler, and its value.
 
@@ -249,28 +150,6 @@ def keeps_order(dataloader: DataLoader) -> bool:
     A batch sampler of the user's may hold samples back, to group them.
     """
     return type(dataloader.batch_sampler) is BatchSampler
-
-
-def check_equal_batches(
-    sampler: InfoBatchSampler, kept: int, batch_size: int
-) -> None:
-    """Raise a ValueError if the ranks would make different numbers of steps.
-
-    Args:
-        sampler (InfoBatchSampler): The sampler of the train dataloader.
-        kept (int): Samples of the round, over all ranks.
-        batch_size (int): Samples of a step on each rank.
-    """
-    ranks = sampler.world_size
-    fewest, most = kept // ranks, -(-kept // ranks)
-    if sampler.round_up or -(-fewest // batch_size) == -(-most // batch_size):
-        return
-    raise ValueError(
-        f'train_dataloader.sampler.round_up=False gives {ranks} ranks '
-        f'{most} and {fewest} of {kept} samples, so in batches of '
-        f'{batch_size} some would make a step more and wait for the others '
-        'for ever. Set round_up=True, or another batch size'
-    )
 
 
 def has_rounds(loop: Any) -> bool:
@@ -304,4 +183,41 @@ def clock_of(loop: Any) -> FullDataClock:
         f'train_cfg.type is {type(loop).__name__}, in which a pruned round '
         'would neither end nor advance the schedule. Set '
         "train_cfg.type='InfoBatchIterBasedTrainLoop'"
+    )
+
+
+def new_run(
+    runner: Any,
+    policy: Policy,
+    sampler: InfoBatchSampler,
+    *,
+    score_momentum: float,
+    **settings: Any,
+) -> PrunedRun:
+    """Return the state of a run that is about to begin.
+
+    Args:
+        runner (Runner): The runner.
+        policy (PruningPolicy): What plans the rounds.
+        sampler (InfoBatchSampler): That of its train dataloader.
+        score_momentum (float): See :class:`ScoreBoard`.
+        **settings: Other arguments of :class:`PrunedRun`.
+    """
+    loop, loader = runner.train_loop, runner.train_dataloader
+    board = ScoreBoard(
+        len(loader.dataset),
+        device=next(runner.model.parameters()).device,
+        momentum=score_momentum,
+        shared=get_world_size() > 1,
+    )
+    return PrunedRun(
+        policy,
+        clock_of(loop),
+        board,
+        batch_size=global_batch_size(loader, get_world_size()),
+        samples_budget=samples_budget(loader, loop),
+        seed=sampler.seed,
+        trims_rounds=has_rounds(loop),
+        keeps_order=keeps_order(loader),
+        **settings,
     )

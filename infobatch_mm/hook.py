@@ -4,14 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from mmengine.dist import get_world_size, is_main_process
+from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from torch import Tensor
 
-from . import binding, ranks, records
+from . import binding, checks, ranks, records
 from .datasets.identity import Identities
-from .heads import follow_samples
 from .host.checkpoint import bind_checkpoint_hooks
 from .host.loading import allow_resuming
 from .host.running import (
@@ -20,22 +18,14 @@ from .host.running import (
     step_schedulers,
     steps_schedulers,
 )
-from .ledger import Ledger, copy_to_device
-from .pruned_run import STATE_KEY, PrunedRun, check_seed
+from .ledger import Ledger
+from .pruned_run import STATE_KEY, PrunedRun
 from .pruning import NoPruningPolicy
-from .pruning.prune_ratio import is_number
 from .pruning.registry import build_policy
 from .randomness import RandomStates
-from .reach import (
-    check_unweighted,
-    inner_model,
-    refuse_unreached,
-    unreached_parameters,
-)
-from .scores import ScoreBoard
-from .training_step import end_step, record_step
-
-SCORES = ('image_mean', 'class_balanced')
+from .reach import check_unweighted
+from .settings import check_settings
+from .steps import Steps
 
 
 @HOOKS.register_module()
@@ -107,27 +97,7 @@ class InfoBatchHook(Hook):
         exact_resume: bool | None = None,
     ) -> None:
         check_unweighted(unweighted)
-        if score not in SCORES:
-            raise ValueError(
-                f'score={score!r} is not known; there are {", ".join(SCORES)}'
-            )
-        if not is_number(score_momentum) or not 0 <= score_momentum < 1:
-            raise ValueError(
-                f'score_momentum={score_momentum!r} is not in [0, 1); 0 '
-                'scores a sample by its last loss'
-            )
-        if not is_number(warmup_rounds) or not (
-            warmup_rounds >= 0 and warmup_rounds % 1 == 0
-        ):
-            raise ValueError(
-                f'warmup_rounds={warmup_rounds!r} is not a number of rounds; '
-                '0 prunes as soon as there are scores'
-            )
-        if exact_resume not in (None, True, False):
-            raise ValueError(
-                f'exact_resume={exact_resume!r} is not a bool; True lets a '
-                'resumed run draw what an uninterrupted one would'
-            )
+        check_settings(score, score_momentum, warmup_rounds)
         self.policy = build_policy(policy, delta)
         self.delta = delta
         self.score = score
@@ -139,8 +109,6 @@ class InfoBatchHook(Hook):
         self.exact_resume = exact_resume
         self.random_states = RandomStates()
         self.ledger = Ledger(class_balanced=score == 'class_balanced')
-        # The look before the first step finds those by itself.
-        self.ledger.guards_parameters = False
         self._resumed: Mapping[str, Any] | None = None
 
     def __getattr__(self, name: str) -> Any:
@@ -161,62 +129,39 @@ class InfoBatchHook(Hook):
 
     def before_train(self, runner: Any) -> None:
         """Bind the parts of the run, or say which one is missing."""
-        binding.check_once(self.run)
-        binding.check_hooks(runner.hooks, self)
-        loop, loader = runner.train_loop, runner.train_dataloader
-        self.loader = loader
-        self.sampler = binding.find_sampler(loader)
-        self.dataset = binding.find_dataset(loader)
-        self.heads = binding.find_heads(runner.model)
-        if self.ledger.class_balanced:
-            binding.check_class_balanced(self.heads)
-        for head in self.heads.values():
-            head.infobatch_ledger = self.ledger
-        self.training_heads = binding.training_heads(runner.model)
-        follow_samples(inner_model(runner.model), self.ledger)
-        self.has_looked = self.unweighted == 'allow'
-        bind_checkpoint_hooks(runner, self)
-        self.device = next(runner.model.parameters()).device
+        checks.check_once(self.run)
+        checks.check_hooks(runner.hooks, self)
+        self.loader = runner.train_dataloader
+        self.sampler = binding.find_sampler(self.loader)
+        self.dataset = binding.find_dataset(self.loader)
+        self.identities = Identities(
+            self.dataset.dataset, len(self.loader.dataset)
+        )
         self.steps_schedulers = steps_schedulers(runner)
-        self.identities = Identities(self.dataset.dataset, len(loader.dataset))
-        self.random_states.device = self.device
+        run = binding.new_run(
+            runner,
+            self.policy,
+            self.sampler,
+            delta=self.delta,
+            score=self.score,
+            score_momentum=self.score_momentum,
+            warmup_rounds=self.warmup_rounds,
+        )
+        self.steps = Steps(
+            runner.model, run, self.ledger, self.identities, self.unweighted
+        )
+        self.random_states.device = run.board.scores.device
         if self.exact_resume:
             # Else each iteration of the dataloader draws from the global one,
             # a seed for workers whose samples have seeds of their own.
-            loader.generator = torch.Generator()
-        run = self._new_run(loop, loader)
+            self.loader.generator = torch.Generator()
         if self._resumed is not None:
             self._go_on_from(self._resumed, run, runner)
-        self.run = run
+        bind_checkpoint_hooks(runner, self)
         self.records = records.RunRecords(runner.work_dir)
         if is_main_process():
-            if is_resuming(runner):
-                self.records.resume(run.round)
-            else:
-                self.records.begin_anew()
-        self._resumed = None
-
-    def _new_run(self, loop: Any, loader: Any) -> PrunedRun:
-        """Return the state of a run that begins."""
-        shared = get_world_size() > 1
-        return PrunedRun(
-            self.policy,
-            binding.clock_of(loop),
-            ScoreBoard(
-                len(loader.dataset),
-                device=self.device,
-                momentum=self.score_momentum,
-                shared=shared,
-            ),
-            batch_size=binding.global_batch_size(loader, get_world_size()),
-            samples_budget=binding.samples_budget(loader, loop),
-            seed=self.sampler.seed,
-            delta=self.delta,
-            score=self.score,
-            warmup_rounds=self.warmup_rounds,
-            trims_rounds=binding.has_rounds(loop),
-            keeps_order=binding.keeps_order(loader),
-        )
+            self.records.begin(run.round if is_resuming(runner) else None)
+        self.run, self._resumed = run, None
 
     def _go_on_from(
         self, state: Mapping[str, Any], run: PrunedRun, runner: Any
@@ -229,16 +174,15 @@ class InfoBatchHook(Hook):
             )
             run.begin_without_state(iters=runner.iter, epochs=runner.epoch)
             return
-        for warning in run.load_state_dict(state):
-            runner.logger.warning(warning)
-        check_seed(*binding.seed_setting(runner.cfg), state)
+        warnings = run.load_state_dict(state)
+        checks.check_seed(*binding.seed_setting(runner.cfg), state)
         self.identities.load_state_dict(state)
         if self.exact_resume:
-            warning = self.random_states.load_state_dict(state)
-            if warning:
-                runner.logger.warning(warning)
+            warnings += self.random_states.load_state_dict(state)
             self.random_states.put_back()
         self.sampler.seed = run.seed
+        for warning in warnings:
+            runner.logger.warning(warning)
 
     def after_train(self, runner: Any) -> None:
         """Write the summary and log it as a table."""
@@ -270,7 +214,7 @@ class InfoBatchHook(Hook):
         assert run is not None
         run.times.go_on()
         with run.times.counted():
-            binding.check_heads(runner.model, self.heads)
+            checks.check_heads(runner.model, self.steps.heads)
             self.sampler.set_epoch(run.round)
             if self.exact_resume:
                 self.dataset.seed_round(run.seed, run.round)
@@ -280,7 +224,7 @@ class InfoBatchHook(Hook):
                 # Once more, after what hooks draw when an epoch begins.
                 self.random_states.put_back()
             plan, done = run.remaining
-            binding.check_equal_batches(
+            checks.check_equal_batches(
                 self.sampler,
                 len(plan) - done,
                 run.batch_size // self.sampler.world_size,
@@ -324,21 +268,11 @@ class InfoBatchHook(Hook):
         self, runner: Any, batch_idx: int, data_batch: Any = None
     ) -> None:
         """Look up the weights of the batch by the ids that came with it."""
-        run = self.run
-        assert run is not None
-        binding.check_same_loader(runner.train_dataloader, self.loader)
+        assert self.run is not None
+        checks.check_same_loader(runner.train_dataloader, self.loader)
         self.random_states.forget()
-        with run.times.counted():
-            self.ids, slots = self._ids(data_batch)
-            samples, slots = self.ids.tolist(), self._to_device(slots)
-            weights = self._to_device(run.weights.index_select(0, self.ids))
-            if not self.has_looked:
-                self.ledger.open(slots, 0 * weights, samples=samples)
-                self._look_for_unweighted(runner, data_batch)
-            self.ledger.open(
-                slots, weights, samples=samples, nowhere=run.board.unscored
-            )
-            record_step(runner.model, data_batch, self.ledger)
+        with self.run.times.counted():
+            self.steps.begin(runner, data_batch)
 
     def after_train_iter(
         self,
@@ -348,45 +282,15 @@ class InfoBatchHook(Hook):
         outputs: Any = None,
     ) -> None:
         """Score the batch and advance the clock."""
-        self._end_step(runner)
+        assert self.run is not None
+        with self.run.times.counted():
+            self._end_step(runner)
 
     def _end_step(self, runner: Any) -> None:
-        run = self.run
-        assert run is not None
-        with run.times.counted():
-            end_step(runner.model)
-            binding.check_reported(self.training_heads, self.ledger)
-            run.board.update(*self.ledger.close())
-            ticks = run.end_step(self.ids)
-            if self.steps_schedulers:
-                for _ in range(ticks - 1):
-                    step_schedulers(runner.param_schedulers)
-
-    def _ids(self, data_batch: Any) -> tuple[Tensor, Tensor]:
-        """Return the ids of a batch, and where their scores go."""
-        assert self.run is not None
-        samples = data_batch['data_samples']
-        ids = torch.tensor([sample.infobatch_index for sample in samples])
-        refetched = [sample.infobatch_refetched for sample in samples]
-        self.identities.note(samples)
-        if not any(refetched):
-            return ids, ids
-        elsewhere = torch.tensor(refetched)
-        return ids, ids.masked_fill(elsewhere, self.run.board.unscored)
-
-    def _look_for_unweighted(self, runner: Any, data_batch: Any) -> None:
-        """Refuse a loss of which a part passes by the weights."""
-        names = unreached_parameters(
-            runner.model, data_batch, runner.optim_wrapper
-        )
-        if names is None:
-            return
-        allowed = () if self.unweighted == 'refuse' else self.unweighted
-        refuse_unreached(names, allowed)
-        self.has_looked = True
-
-    def _to_device(self, tensor: Tensor) -> Tensor:
-        return copy_to_device(tensor, self.device)
+        ticks = self.steps.end(runner)
+        if self.steps_schedulers:
+            for _ in range(ticks - 1):
+                step_schedulers(runner.param_schedulers)
 
     # Checkpoints
 
@@ -411,7 +315,7 @@ class InfoBatchHook(Hook):
             if self._resumed:
                 checkpoint[STATE_KEY] = self._resumed
             return
-        if self.ledger.losses is not None:
+        if self.steps.is_open:
             # A hook of a higher priority saves in the middle of a step.
             self._end_step(runner)
         state = self.state_dict() | self.identities.state_dict()

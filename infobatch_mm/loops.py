@@ -6,6 +6,7 @@ from torch import nn
 
 from .binding import find_sampler, global_batch_size
 from .clock import EpochClock, FullDataClock, crosses
+from .host.running import count_epoch
 
 
 @LOOPS.register_module()
@@ -22,7 +23,7 @@ class InfoBatchEpochBasedTrainLoop(EpochBasedTrainLoop):
     def __init__(self, *args, **kwargs) -> None:  # type: ignore[no-untyped-def]
         super().__init__(*args, **kwargs)
         find_sampler(self.dataloader)  # or say that it is another one
-        self.clock = EpochClock(self._max_iters, len(self.dataloader))
+        self.clock = EpochClock(self.max_iters, len(self.dataloader))
 
     def run_epoch(self) -> None:
         """Iterate one round."""
@@ -31,7 +32,7 @@ class InfoBatchEpochBasedTrainLoop(EpochBasedTrainLoop):
         for idx, batch in enumerate(self.dataloader, self.clock.position):
             self.run_iter(idx, batch)
         self.runner.call_hook('after_train_epoch')
-        self._epoch += 1
+        count_epoch(self)
 
 
 @LOOPS.register_module()
@@ -67,7 +68,7 @@ class InfoBatchIterBasedTrainLoop(IterBasedTrainLoop):
                 f'global batch of {batch}. Lower train_dataloader.batch_size '
                 'or wrap the data set in a RepeatDataset'
             )
-        self.clock = FullDataClock(self._max_iters, samples // batch)
+        self.clock = FullDataClock(self.max_iters, samples // batch)
 
     def run(self) -> nn.Module:
         """Launch training."""

@@ -313,22 +313,3 @@ def check_state(state: Mapping[str, Any], total: int) -> None:
             'of the checkpoint, or start anew with load_from and without '
             'resume'
         )
-
-
-def check_seed(
-    name: str, setting: int | None, state: Mapping[str, Any]
-) -> None:
-    """Raise a ValueError if a run asks for another seed than its checkpoint.
-
-    Args:
-        name (str): The setting that the seed comes from.
-        setting (int, optional): The seed; None takes the checkpoint's.
-        state (dict): The entry of the checkpoint.
-    """
-    if setting in (None, state['seed']):
-        return
-    raise ValueError(
-        f'{name} is {setting}, but the checkpoint was made with seed '
-        f'{state["seed"]}. Set that one, or leave the seed out to take it '
-        'from the checkpoint'
-    )

@@ -152,23 +152,23 @@ class RandomStates:
             states = [self._now()]
         return dict(random_states=states)
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> str:
+    def load_state_dict(self, state: Mapping[str, Any]) -> list[str]:
         """Take the states of a checkpoint.
 
         Checkpoints of older versions have none.
 
         Returns:
-            str: What the user should be warned of, or nothing.
+            list[str]: What the user should be warned of.
         """
         states = state.get('random_states', [])
         if len(states) == get_world_size():
             self._resumed = dict(states[get_rank()])
-            return ''
-        return (
+            return []
+        return [
             f'the checkpoint has the random states of {len(states)} '
             f'processes, and this run has {get_world_size()}: what the model '
             'draws at random (dropout) is drawn anew'
-        )
+        ]
 
     def put_back(self) -> None:
         """Go on drawing where the checkpoint stood, if there was one."""

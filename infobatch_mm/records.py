@@ -130,27 +130,26 @@ class RunRecords:
         self.rounds_file = Path(work_dir, ROUNDS_FILE)
         self.summary_file = Path(work_dir, SUMMARY_FILE)
 
-    def begin_anew(self) -> None:
-        """Put what another run has left in the folder out of the way.
+    def begin(self, resumed_round: int | None = None) -> None:
+        """Begin or resume the records.
 
-        Its files keep their names, with the next free number at the end.
-        """
-        for file in (self.rounds_file, self.summary_file):
-            if file.exists():
-                file.rename(_next_free(file))
-
-    def resume(self, first_round: int) -> None:
-        """Drop the lines of rounds that will be run again.
-
-        A last line torn by a crash is dropped too.
+        What another run has left in the folder keeps its names, with the next
+        free number at the end. Of a run that is resumed, the lines of rounds
+        that will be run again are dropped, and a last line torn by a crash.
 
         Args:
-            first_round (int): The round that the run resumes with.
+            resumed_round (int, optional): The round that the run resumes
+                with; None for a run that begins.
         """
+        if resumed_round is None:
+            for file in (self.rounds_file, self.summary_file):
+                if file.exists():
+                    file.rename(_next_free(file))
+            return
         if not self.rounds_file.exists():
             return
         lines = self.rounds_file.read_text().splitlines()
-        kept = [line for line in lines if _round_of(line) < first_round]
+        kept = [line for line in lines if _round_of(line) < resumed_round]
         text = ''.join(f'{line}\n' for line in kept)
         AtomicLocalBackend().put_text(text, self.rounds_file)
 

@@ -188,7 +188,7 @@ def train_tasks(work_dir, **dataset):
 def test_tasks_with_all_labels_prune(tmp_path):
     runner = train_tasks(tmp_path)
     hook = hook_of(runner)
-    assert list(hook.heads) == [
+    assert list(hook.steps.heads) == [
         'head.task_heads.first',
         'head.task_heads.second',
     ]

@@ -159,7 +159,9 @@ def test_random_prunes_as_much_with_the_same_options(stock):
     cfg = change(arms.core(**options)['random'], stock)
     hook = cfg.custom_hooks[-1]
     policy = dict(type='RandomPolicy', prune_ratio=0.3)
-    assert hook == dict(type='InfoBatchHook', policy=policy, delta=0.9)
+    assert hook == dict(
+        type='infobatch_mm.InfoBatchHook', policy=policy, delta=0.9
+    )
     assert cfg.train_cfg.max_iters == 1920
 
 

@@ -16,7 +16,7 @@ ROOMS = ('infobatch_mm', 'zoo', 'benchmarks', 'tools')
 # for many modules, and the first floor that fits a name is its own.
 FLOORS = {
     'arithmetic': (
-        'extras rescale clock stopwatch ledger pruning pruning.plan '
+        'extras settings rescale clock stopwatch ledger pruning pruning.plan '
         'pruning.prune_ratio pruning.draw pruning.policies'
     ),
     'ground': (
@@ -27,6 +27,7 @@ FLOORS = {
     ),
     'heads': 'heads heads.* sampler',
     'run': 'pruned_run records binding loops',
+    'step': 'checks reach training_step steps',
     'events': 'hook config infobatch_mm',
     'override': 'override',
     'libraries': 'prepare prepare.* report report.* compare compare.*',
@@ -145,4 +146,4 @@ def late():
         'mmseg.models',
     ]
     assert 'infobatch_mm.ledger' in imports_of('infobatch_mm.heads.weighted')
-    assert 'infobatch_mm' in imports_of('tools.train')
+    assert 'infobatch_mm.commands.train' in imports_of('tools.train')

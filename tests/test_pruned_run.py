@@ -8,8 +8,9 @@ import pytest
 import torch
 
 import infobatch_mm.pruned_run
+from infobatch_mm.checks import check_seed
 from infobatch_mm.clock import EpochClock, FullDataClock
-from infobatch_mm.pruned_run import PrunedRun, check_seed
+from infobatch_mm.pruned_run import PrunedRun
 from infobatch_mm.pruning import InfoBatchPolicy, NoPruningPolicy
 from infobatch_mm.scores import ScoreBoard
 

@@ -106,7 +106,7 @@ def test_a_term_beside_the_weights_is_refused(tmp_path, term):
 @pytest.mark.parametrize('term', SERVED)
 def test_what_trains_nothing_is_not(tmp_path, term):
     runner = toys.train(config(tmp_path, term))
-    assert toys.hook_of(runner).has_looked
+    assert toys.hook_of(runner).steps.has_looked
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_a_batch_without_a_finite_loss_puts_it_off(tmp_path):
     cfg.optim_wrapper.optimizer.lr = 0.0
     cfg.train_dataloader.dataset.dataset.nan_at = tuple(range(24))
     runner = toys.train(cfg)
-    assert not toys.hook_of(runner).has_looked
+    assert not toys.hook_of(runner).steps.has_looked
 
 
 def test_it_looks_again_when_a_run_is_resumed(tmp_path):

@@ -31,7 +31,7 @@ SUMMARY = dict(
 @pytest.fixture
 def records(tmp_path):
     records = RunRecords(str(tmp_path))
-    records.begin_anew()
+    records.begin()
     return records
 
 
@@ -59,7 +59,7 @@ def test_each_round_appends_a_line(records):
 )
 def test_rounds_that_run_again_are_dropped(records, first, left):
     add(records, 0, 1, 2, 3)
-    records.resume(first)
+    records.begin(first)
     assert rounds(records) == left
     add(records, first)
     assert rounds(records) == [*left, first]
@@ -70,14 +70,14 @@ def test_a_torn_last_line_is_dropped(records, torn):
     add(records, 0, 1)
     with records.rounds_file.open('a') as file:
         file.write(torn)
-    records.resume(5)
+    records.begin(5)
     add(records, 2)
     assert rounds(records) == [0, 1, 2]
 
 
 def test_a_last_line_that_lacks_only_its_end_is_kept(records):
     records.rounds_file.write_text('{"round": 0}\n{"round": 1}')
-    records.resume(2)
+    records.begin(2)
     add(records, 2)
     assert rounds(records) == [0, 1, 2]
 

@@ -60,6 +60,14 @@ def announce_max_iters(runner: Any, max_iters: int) -> None:
             single._max_counts = -1
 
 
+def count_epoch(loop: EpochBasedTrainLoop) -> None:
+    """Count an epoch that a loop's own ``run_epoch`` has ended.
+
+    mmengine's counts it in the method that ours replaces, and has no setter.
+    """
+    loop._epoch += 1
+
+
 def in_last_round(loop: Any) -> bool:
     """Tell whether the planned round of a train loop ends the run."""
     if isinstance(loop, EpochBasedTrainLoop):

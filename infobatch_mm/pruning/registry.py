@@ -73,7 +73,7 @@ def _check_names(policy: Callable[..., Any], options: dict[str, Any]) -> None:
     """Raise a ValueError unless a policy takes settings of these names."""
     takes = signature(policy)
     try:
-        takes.bind(**options)
+        takes.bind(**options, delta=0.0)
     except TypeError as error:
         known = [name for name in takes.parameters if name != 'delta']
         raise ValueError(
