@@ -15,7 +15,9 @@ from .heads import (
     outermost_heads,
     seam_of,
 )
+from .host.batches import deal_batches
 from .host.slices import unsliced
+from .pacing import SMALLER_BATCHES, Dealing
 from .pruned_run import Policy, PrunedRun
 from .sampler import InfoBatchSampler
 from .scores import ScoreBoard
@@ -192,32 +194,47 @@ def new_run(
     sampler: InfoBatchSampler,
     *,
     score_momentum: float,
+    pacing: str,
+    smallest_batch: int,
     **settings: Any,
 ) -> PrunedRun:
     """Return the state of a run that is about to begin.
+
+    With smaller batches it also makes the dataloader deal them.
 
     Args:
         runner (Runner): The runner.
         policy (PruningPolicy): What plans the rounds.
         sampler (InfoBatchSampler): That of its train dataloader.
         score_momentum (float): See :class:`ScoreBoard`.
+        pacing (str): See :class:`InfoBatchHook`.
+        smallest_batch (int): See :class:`InfoBatchHook`.
         **settings: Other arguments of :class:`PrunedRun`.
     """
     loop, loader = runner.train_loop, runner.train_dataloader
+    clock, world_size = clock_of(loop), get_world_size()
+    batch_size = global_batch_size(loader, world_size)
+    in_order, dealing = keeps_order(loader), None
+    if pacing == SMALLER_BATCHES:
+        deal_batches(loader)
+        dealing = Dealing(
+            clock.pass_ticks, batch_size, world_size, int(smallest_batch)
+        )
     board = ScoreBoard(
         len(loader.dataset),
         device=next(runner.model.parameters()).device,
         momentum=score_momentum,
-        shared=get_world_size() > 1,
+        shared=world_size > 1,
     )
     return PrunedRun(
         policy,
-        clock_of(loop),
+        clock,
         board,
-        batch_size=global_batch_size(loader, get_world_size()),
+        batch_size=batch_size,
         samples_budget=samples_budget(loader, loop),
         seed=sampler.seed,
         trims_rounds=has_rounds(loop),
-        keeps_order=keeps_order(loader),
+        keeps_order=in_order,
+        dealing=dealing,
         **settings,
     )

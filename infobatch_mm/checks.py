@@ -9,6 +9,8 @@ from torch.utils.data import DataLoader
 
 from .binding import find_heads
 from .heads import WeightedHeadMixin, has_pixel_losses
+from .pruned_run import PrunedRun
+from .pruning import NoPruningPolicy
 from .sampler import InfoBatchSampler
 
 
@@ -56,6 +58,21 @@ def check_hooks(hooks: Sequence[Any], ours: Any) -> None:
                 'scores of the loss before it. Take the switch of the loss '
                 'out of its schedule, or train without InfoBatch'
             )
+
+
+def check_pacing(run: PrunedRun, logger: Any) -> None:
+    """Say what the smallest batch allows, or raise if it allows nothing."""
+    dealing = run.dealing
+    if dealing is None or isinstance(run.policy, NoPruningPolicy):
+        return
+    dealing.check()
+    fewest = min(dealing.fewest, run.total)
+    logger.info(
+        f'pacing={run.pacing!r}: a round has the {dealing.steps} steps of a '
+        f'full pass, and keeps at least {fewest} of {run.total} samples '
+        f'({fewest / run.total:.0%}), since smallest_batch='
+        f'{dealing.smallest_batch}'
+    )
 
 
 def check_class_balanced(heads: dict[str, WeightedHeadMixin]) -> None:

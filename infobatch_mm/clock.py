@@ -53,6 +53,11 @@ class FullDataClock:
         return self.position > 0
 
     @property
+    def is_in_step(self) -> bool:
+        """bool: Whether each iteration of the round is worth one tick."""
+        return self.round_iters == self.round_ticks
+
+    @property
     def iters_left_in_round(self) -> int:
         """int: Iterations until the round or the budget ends."""
         ticks = min(self.round_ticks, self.budget - self.round_start)

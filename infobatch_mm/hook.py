@@ -19,6 +19,7 @@ from .host.running import (
     steps_schedulers,
 )
 from .ledger import Ledger
+from .pacing import FEWER_STEPS
 from .pruned_run import STATE_KEY, PrunedRun
 from .pruning import NoPruningPolicy
 from .pruning.registry import build_policy
@@ -71,6 +72,14 @@ class InfoBatchHook(Hook):
             draws that depend on seed, round and index alone. None (default):
             yes, unless the policy is ``NoPruningPolicy``, with which a run is
             the stock run to the bit and draws what that draws.
+        pacing (str): How a pruned round spends its samples.
+            ``'fewer_steps'`` (default): in batches of full size, of which
+            there are fewer, each a longer step (the paper).
+            ``'smaller_batches'``: in as many steps as a full pass has, so that
+            all that counts steps is that of the stock run.
+        smallest_batch (int): The fewest samples of a batch on a rank, with
+            smaller batches. Rounds keep as many samples as that takes.
+            Defaults to 2, for batch norm that is not synchronised.
 
     Attributes:
         run (PrunedRun, optional): The state of the run, once it has begun.
@@ -95,15 +104,20 @@ class InfoBatchHook(Hook):
         warmup_rounds: int = 0,
         unweighted: str | Sequence[str] = 'refuse',
         exact_resume: bool | None = None,
+        pacing: str = FEWER_STEPS,
+        smallest_batch: int = 2,
     ) -> None:
         check_unweighted(unweighted)
-        check_settings(score, score_momentum, warmup_rounds)
+        check_settings(
+            score, score_momentum, warmup_rounds, pacing, smallest_batch
+        )
         self.policy = build_policy(policy, delta)
         self.delta = delta
         self.score = score
         self.score_momentum = score_momentum
         self.warmup_rounds = warmup_rounds
         self.unweighted = unweighted
+        self.pacing, self.smallest_batch = pacing, smallest_batch
         if exact_resume is None:
             exact_resume = not isinstance(self.policy, NoPruningPolicy)
         self.exact_resume = exact_resume
@@ -146,7 +160,10 @@ class InfoBatchHook(Hook):
             score=self.score,
             score_momentum=self.score_momentum,
             warmup_rounds=self.warmup_rounds,
+            pacing=self.pacing,
+            smallest_batch=self.smallest_batch,
         )
+        checks.check_pacing(run, runner.logger)
         self.steps = Steps(
             runner.model, run, self.ledger, self.identities, self.unweighted
         )
@@ -224,19 +241,25 @@ class InfoBatchHook(Hook):
                 # Once more, after what hooks draw when an epoch begins.
                 self.random_states.put_back()
             plan, done = run.remaining
-            checks.check_equal_batches(
-                self.sampler,
-                len(plan) - done,
-                run.batch_size // self.sampler.world_size,
-            )
-            self.sampler.begin_round(plan, start=done)
+            steps = run.steps_to_deal
+            if steps is None:
+                checks.check_equal_batches(
+                    self.sampler,
+                    len(plan) - done,
+                    run.batch_size // self.sampler.world_size,
+                )
+            self.sampler.begin_round(plan, start=done, steps=steps)
             run.begin_round(
                 iters=len(self.loader),
                 samples=self.sampler.samples_of_all_ranks,
                 first_iter=runner.iter,
             )
             ranks.check_same_plan(run.plan_digest)
-            announce_max_iters(runner, runner.iter + run.iters_left())
+            announce_max_iters(
+                runner,
+                runner.iter + run.iters_left(),
+                is_exact=run.knows_iters,
+            )
             runner.visualizer.add_scalars(
                 records.round_scalars(run), step=runner.iter
             )
@@ -244,6 +267,12 @@ class InfoBatchHook(Hook):
     def _begin_round(self, runner: Any) -> None:
         assert self.run is not None
         self.run.draw_plan(self.sampler.generator())
+        if self.run.keeps_fewest:
+            runner.logger.info(
+                f'InfoBatch round {self.run.round} keeps {self.run.drawn} of '
+                f'{self.run.total} samples, the fewest that smallest_batch='
+                f'{self.smallest_batch} allows'
+            )
 
     def after_train_round(self, runner: Any) -> None:
         """Merge the scores and record the round that ended."""

@@ -5,12 +5,14 @@ happens, and carries its answers to the sampler, the heads and the files.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from .clock import FullDataClock
+from .pacing import FEWER_STEPS, SMALLER_BATCHES, Dealing, next_batch
 from .pruning import Plan
 from .scores import ScoreBoard
 from .stopwatch import RunTimes
@@ -32,6 +34,7 @@ class Policy(Protocol):
         *,
         generator: torch.Generator,
         multiple_of: int = 1,
+        at_least: int = 0,
         progress: float = 0.0,
     ) -> Plan:
         """Plan a round."""
@@ -59,9 +62,12 @@ class PrunedRun:
         keeps_order (bool): Whether samples are trained on in the order of
             the plan. A batch sampler that holds samples back does not; then
             it is noted which samples of the round were trained on.
+        dealing (Dealing, optional): How samples are dealt to the steps of a
+            full pass, with smaller batches; None with fewer steps.
 
     Attributes:
         plan (Plan, optional): The plan of the round; None between rounds.
+        drawn (int): Samples that the policy kept, before any were left out.
         samples_done (int): Samples of the plan trained on, over all ranks.
         samples_left (int): Samples that the round still has.
         weights (Tensor): Gradient weights of all samples, float32, (N,).
@@ -85,11 +91,13 @@ class PrunedRun:
         warmup_rounds: int = 0,
         trims_rounds: bool = False,
         keeps_order: bool = True,
+        dealing: Dealing | None = None,
     ) -> None:
         self.policy, self.clock, self.board = policy, clock, board
         self.batch_size, self.samples_budget = batch_size, samples_budget
         self.seed, self.delta, self.score = seed, delta, score
         self.warmup_rounds, self.trims_rounds = warmup_rounds, trims_rounds
+        self.dealing = dealing
         self.total = len(board)
         self.weights = torch.ones(self.total, dtype=torch.float32)
         self.times_kept = torch.zeros(self.total, dtype=torch.int32)
@@ -99,7 +107,7 @@ class PrunedRun:
         self.plan: Plan | None = None
         self.plan_digest = ''
         self.round = self.round_begin_iter = 0
-        self.samples_done = self.samples_left = 0
+        self.drawn = self.samples_done = self.samples_left = 0
         self.samples_seen = self.samples_planned = 0
         self.times = RunTimes()
         self._has_new_layout = False
@@ -117,19 +125,31 @@ class PrunedRun:
         if self.round < self.warmup_rounds:
             # As if there were none yet, which every policy keeps whole.
             scores = torch.full_like(scores, torch.nan)
+        dealing = self.dealing
+        limits = (
+            dealing.limits if dealing else {'multiple_of': self.batch_size}
+        )
         plan = self.policy.plan(
             scores,
             generator=generator,
-            multiple_of=self.batch_size,
             progress=self.clock.progress,
+            **limits,
         )
-        if self.trims_rounds:
+        self.drawn, self.samples_done = len(plan), 0
+        if dealing and self.drawn < self.total:
+            plan = dealing.paced(plan, self.total)
+        elif self.trims_rounds:
             plan = plan.trimmed(self.batch_size)
-        self.plan, self.samples_done = plan, 0
+        self.plan = plan
         self.times_kept[plan.indices] += 1
         self.samples_planned += len(plan)
         if self.trained is not None:
             self.trained.zero_()
+
+    @property
+    def pacing(self) -> str:
+        """str: How a pruned round spends its samples."""
+        return SMALLER_BATCHES if self.dealing else FEWER_STEPS
 
     @property
     def remaining(self) -> tuple[Plan, int]:
@@ -140,6 +160,32 @@ class PrunedRun:
         left = ~self.trained[self.plan.indices]
         plan = Plan(self.plan.indices[left], self.plan.weights[left])
         return plan, 0
+
+    @property
+    def steps_to_deal(self) -> int | None:
+        """int: Steps to which what is left of the round is dealt, if it is.
+
+        None where batches have their full size: with fewer steps, and in a
+        round that keeps all samples.
+        """
+        if not self._is_dealt:
+            return None
+        assert self.plan is not None and self.dealing is not None
+        if not self.samples_done:
+            return self.dealing.steps
+        if not self._has_new_layout:
+            return self.clock.round_iters - self.clock.position
+        left = max(0, len(self.plan) - self.samples_done)
+        return self.dealing.steps_of_rest(left, left / len(self.plan))
+
+    @property
+    def keeps_fewest(self) -> bool:
+        """bool: Whether the round keeps no more than its batches need."""
+        return self._is_dealt and self.drawn == self.dealing.fewest  # type: ignore[union-attr]
+
+    @property
+    def _is_dealt(self) -> bool:
+        return self.dealing is not None and self.drawn < self.total
 
     def begin_round(
         self, *, iters: int, samples: int, first_iter: int
@@ -160,8 +206,9 @@ class PrunedRun:
             self.clock.begin_round(iters)
             self.round_begin_iter = first_iter
         elif self._has_new_layout:
-            # The global batches have another size: the rest of the round is
-            # laid out anew, and is worth the rest of its share of the clock.
+            # The global batches, or the pacing, are others: the rest of the
+            # round is laid out anew, and worth the rest of its share of the
+            # clock.
             left = max(0, 1 - self.samples_done / len(self.plan))
             self.clock.begin_rest(iters, left, self.round)
 
@@ -177,6 +224,11 @@ class PrunedRun:
         """Return how many iterations are still to come, estimated."""
         return self.clock.estimate_iters_left(self.delta)
 
+    @property
+    def knows_iters(self) -> bool:
+        """bool: Whether that is exact: each iteration is worth a tick."""
+        return self.dealing is not None and self.clock.is_in_step
+
     # Steps
 
     def end_step(self, ids: Tensor) -> int:
@@ -190,12 +242,24 @@ class PrunedRun:
         """
         if self.trained is not None:
             self.trained[ids] = True
-        # Of all ranks, and of the plan: a collate function may repeat some.
-        samples = min(self.batch_size, self.samples_left)
+        samples = self._step_samples()
         self.samples_left -= samples
         self.samples_done += samples
         self.samples_seen += samples
         return self.clock.tick()
+
+    def _step_samples(self) -> int:
+        """Return how many samples the present step has, over all ranks.
+
+        They are counted by the plan, as a collate function may repeat some.
+        """
+        size = self.batch_size
+        if self._is_dealt:
+            assert self.dealing is not None
+            ranks = self.dealing.world_size
+            steps = self.clock.round_iters - self.clock.position
+            size = ranks * next_batch(self.samples_left, ranks * steps)
+        return min(size, self.samples_left)
 
     # Checkpoints
 
@@ -209,6 +273,7 @@ class PrunedRun:
             version=STATE_VERSION,
             policy=repr(self.policy),
             score=self.score,
+            pacing=self.pacing,
             total=self.total,
             seed=self.seed,
             batch_size=self.batch_size,
@@ -224,6 +289,7 @@ class PrunedRun:
             state['weights'] = self.plan.weights
             state['threshold'] = self.plan.threshold
             state['variance_ratio'] = self.plan.variance_ratio
+            state['drawn'] = self.drawn
             state['samples_done'] = self.samples_done
             if self.trained is not None:
                 state['trained'] = self.trained
@@ -248,7 +314,13 @@ class PrunedRun:
                 f'the checkpoint was made with {state["policy"]}; from its '
                 f'next round on the run uses {self.policy!r}'
             )
-        # Checkpoints older than the option have image means.
+        # Checkpoints older than an option were made with its default.
+        pacing = state.get('pacing', FEWER_STEPS)
+        if pacing != self.pacing:
+            warnings.append(
+                f'the checkpoint was made with pacing={pacing!r}; from here '
+                f'on the run uses pacing={self.pacing!r}'
+            )
         if state.get('score', 'image_mean') == self.score:
             self.board.load(state['scores'])
         else:
@@ -263,10 +335,14 @@ class PrunedRun:
         self.board.nonfinite = state['nonfinite']
         self.times_kept = state['times_kept'].cpu()
         self.times.load_state_dict(state)
-        self._has_new_layout = state['batch_size'] != self.batch_size
+        self._has_new_layout = (
+            state['batch_size'] != self.batch_size
+            or state['clock']['pass_ticks'] != self.clock.pass_ticks
+        )
         self.clock.load_state_dict(state['clock'])
         if 'indices' in state:
             self._load_plan(state)
+            self._pace_anew(pacing)
         return warnings
 
     def _load_plan(self, state: Mapping[str, Any]) -> None:
@@ -276,9 +352,20 @@ class PrunedRun:
             state['threshold'],
             state['variance_ratio'],
         )
+        self.drawn = state.get('drawn', len(self.plan))
         self.samples_done = state['samples_done']
         if 'trained' in state:
             self.trained = state['trained'].cpu()
+
+    def _pace_anew(self, pacing: str) -> None:
+        """Go on with a plan that was made in a pacing, in the present one."""
+        if pacing == self.pacing or self.drawn == self.total:
+            return
+        assert self.plan is not None
+        share = self.drawn / self.total
+        factor = share if self.pacing == SMALLER_BATCHES else 1 / share
+        self.plan = replace(self.plan, weights=self.plan.weights * factor)
+        self._has_new_layout = True
 
     def begin_without_state(self, *, iters: int, epochs: int) -> None:
         """Go on from a checkpoint of a run that did not prune.

@@ -53,21 +53,31 @@ class InfoBatchSampler(DefaultSampler):
         self._plan: Plan | None = None
         self._planned_epoch = -1
         self._start = 0
+        self._steps: int | None = None
 
     def generator(self) -> torch.Generator:
         """Return a new generator for the present seed and epoch."""
         return torch.Generator().manual_seed(self.seed + self.epoch)
 
-    def begin_round(self, plan: Plan, *, start: int = 0) -> None:
+    def begin_round(
+        self, plan: Plan, *, start: int = 0, steps: int | None = None
+    ) -> None:
         """Set what the present epoch yields.
 
         Args:
             plan (Plan): The plan, the same on all ranks.
             start (int): How many samples of the plan, over all ranks, have
                 been trained on already (in a resumed run).
+            steps (int, optional): Steps to which what is left is dealt; None
+                for batches of full size.
         """
         self._plan, self._planned_epoch = plan, self.epoch
-        self._start = start
+        self._start, self._steps = start, steps
+
+    @property
+    def steps(self) -> int | None:
+        """int: Steps to which the coming round is dealt; None if to none."""
+        return self._steps if self._planned_epoch == self.epoch else None
 
     def _indices(self) -> Tensor:
         """Return this rank's indices, int64, in training order."""

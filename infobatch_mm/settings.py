@@ -1,12 +1,17 @@
 """The settings of the hook that are checked before anything is built."""
 
+from .pacing import PACINGS
 from .pruning.prune_ratio import is_number
 
 SCORES = ('image_mean', 'class_balanced')
 
 
 def check_settings(
-    score: str, score_momentum: float, warmup_rounds: int
+    score: str,
+    score_momentum: float,
+    warmup_rounds: int,
+    pacing: str,
+    smallest_batch: int,
 ) -> None:
     """Raise a ValueError that names a setting which is out of range."""
     if score not in SCORES:
@@ -24,4 +29,15 @@ def check_settings(
         raise ValueError(
             f'warmup_rounds={warmup_rounds!r} is not a number of rounds; 0 '
             'prunes as soon as there are scores'
+        )
+    if pacing not in PACINGS:
+        raise ValueError(
+            f'pacing={pacing!r} is not known; there are {", ".join(PACINGS)}'
+        )
+    if not is_number(smallest_batch) or not (
+        smallest_batch >= 1 and smallest_batch % 1 == 0
+    ):
+        raise ValueError(
+            f'smallest_batch={smallest_batch!r} is not a number of samples; '
+            '2 is the fewest that batch norm on one rank can train on'
         )

@@ -16,7 +16,7 @@ ROOMS = ('infobatch_mm', 'zoo', 'benchmarks', 'tools')
 # for many modules, and the first floor that fits a name is its own.
 FLOORS = {
     'arithmetic': (
-        'extras settings rescale clock stopwatch ledger pruning pruning.plan '
+        'extras settings pacing rescale clock stopwatch ledger pruning pruning.plan '
         'pruning.prune_ratio pruning.draw pruning.policies'
     ),
     'ground': (

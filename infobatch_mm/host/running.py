@@ -36,24 +36,27 @@ def step_schedulers(schedulers: Any) -> None:
             scheduler.step()
 
 
-def announce_max_iters(runner: Any, max_iters: int) -> None:
+def announce_max_iters(
+    runner: Any, max_iters: int, *, is_exact: bool = False
+) -> None:
     """Tell the loop and the optimizer how many iterations the run will have.
 
     The loop's number is behind the ETA and ``is_last_train_iter``, and can
     only be read in public. The optimizer wrapper's is behind the last group
-    of gradient accumulation, so it is told in the last round, when the number
-    is exact.
+    of gradient accumulation, so it is told when the number is exact, which it
+    is in the last round at the latest.
 
     Args:
         runner (Runner): The runner of the run, whose round is planned.
         max_iters (int): Real iterations of the whole run.
+        is_exact (bool): Whether the number is exact before the last round.
     """
     runner.train_loop._max_iters = max_iters
     runner.message_hub.update_info('max_iters', max_iters)
     wrapper = runner.optim_wrapper
     is_dict = isinstance(wrapper, OptimWrapperDict)
     for single in wrapper.values() if is_dict else [wrapper]:
-        if in_last_round(runner.train_loop):
+        if is_exact or in_last_round(runner.train_loop):
             end_accumulation(single, max_iters)
         else:
             # mmengine's word for not known: all groups are whole.
@@ -87,6 +90,8 @@ def end_accumulation(wrapper: OptimWrapper, max_iters: int) -> None:
         wrapper (OptimWrapper): Has accumulated whole groups up to now.
         max_iters (int): Real iterations of the whole run, exactly.
     """
+    if wrapper._max_counts == max_iters:
+        return  # it has known from the start
     rest = max_iters % wrapper._accumulative_counts
     wrapper._max_counts = max_iters
     wrapper._remainder_counts = rest

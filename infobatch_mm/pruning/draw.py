@@ -12,7 +12,10 @@ from .plan import Plan
 
 
 def kept_counts(
-    sizes: Sequence[int], prune_ratios: Sequence[float], multiple_of: int = 1
+    sizes: Sequence[int],
+    prune_ratios: Sequence[float],
+    multiple_of: int = 1,
+    at_least: int = 0,
 ) -> list[int]:
     """Return how many samples each stratum keeps.
 
@@ -21,12 +24,15 @@ def kept_counts(
     is then moved to the nearest multiple of ``multiple_of``, by changing the
     strata that are pruned, the largest first. None of them loses more than
     half of what it keeps by that, so that no weight more than doubles; where
-    no such multiple can be reached the total stays as it is.
+    no such multiple can be reached the total stays as it is. A total below
+    ``at_least`` is raised to it, or to the next multiple, in the same way;
+    where even that cannot be reached, everything is kept.
 
     Args:
         sizes (Sequence[int]): Number of samples of each stratum.
         prune_ratios (Sequence[float]): Share to prune of each stratum.
         multiple_of (int): What the total should be a multiple of.
+        at_least (int): The least total.
     """
     kept = [
         n if ratio == 0 else min(n, max(1, round((1 - ratio) * n)))
@@ -38,10 +44,10 @@ def kept_counts(
     total, most = sum(kept), sum(sizes)
     fewest = {j: -(-kept[j] // 2) for j in pruned}
     least = total - sum(kept[j] - fewest[j] for j in pruned)
-    lowest = math.ceil(least / multiple_of) * multiple_of
+    lowest = math.ceil(max(least, at_least) / multiple_of) * multiple_of
     highest = most // multiple_of * multiple_of
     if lowest > highest:
-        return kept
+        return kept if total >= at_least else list(sizes)
     nearest = (total + multiple_of // 2) // multiple_of * multiple_of
     missing = min(max(nearest, lowest), highest) - total
     for j in sorted(pruned, key=lambda j: -sizes[j]):

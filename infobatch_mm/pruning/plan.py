@@ -14,7 +14,8 @@ class Plan:
     Attributes:
         indices (Tensor): Sample ids, int64, shape (K,).
         weights (Tensor): Gradient weights beside them, float32, shape (K,).
-            Their sum is the number of samples of the whole data set.
+            From a policy, their sum is the number of samples of the whole
+            data set.
         threshold (float, optional): The score below which samples may have
             been pruned; None if the round has no threshold.
         variance_ratio (float): The variance that pruning adds, from the
@@ -56,7 +57,10 @@ class Plan:
         The order of a plan is random, so the part left out is drawn uniformly
         and the mean step stays unbiased.
         """
-        kept = len(self) // multiple_of * multiple_of
+        return self.first(len(self) // multiple_of * multiple_of)
+
+    def first(self, kept: int) -> 'Plan':
+        """Return the plan with its first samples alone."""
         return replace(
             self, indices=self.indices[:kept], weights=self.weights[:kept]
         )

@@ -74,6 +74,7 @@ class PruningPolicy(ABC):
         *,
         generator: torch.Generator,
         multiple_of: int = 1,
+        at_least: int = 0,
         progress: float = 0.0,
     ) -> Plan:
         """Plan a round.
@@ -88,6 +89,7 @@ class PruningPolicy(ABC):
             generator (torch.Generator): The only source of randomness.
             multiple_of (int): The number kept becomes a multiple of this, if
                 something is pruned and such a number exists (a global batch).
+            at_least (int): The least number kept, as far as there are so many.
             progress (float): The share of the full-data clock at the start of
                 the round.
 
@@ -112,7 +114,7 @@ class PruningPolicy(ABC):
         threshold = edges[-1] if math.isfinite(edges[-1]) else None
         sizes = [int(np.count_nonzero(strata == j)) for j in range(len(edges))]
         sizes.append(len(scores) - sum(sizes))
-        kept = kept_counts(sizes, [*ratios, 0.0], multiple_of)
+        kept = kept_counts(sizes, [*ratios, 0.0], multiple_of, at_least)
         if kept == sizes:
             return whole_plan(len(scores), generator, threshold)
         weights = [
