@@ -206,7 +206,7 @@ def passing(tmp_path_factory):
         for name, settings in models.items():
             model = cls_toys.model(pruned=False, **settings)
             write_config(folder, name, model=model)
-        fast = dict(optimizer=dict(type='SGD', lr=1e9))
+        fast = dict(optimizer=dict(type='SGD', lr=1e4))
         write_config(folder, 'fast', optim_wrapper=fast)
         status, records = check(folder, '--jobs', '2')
     assert status == 0
