@@ -18,7 +18,8 @@ from .heads import (
 from .host.batches import deal_batches
 from .host.slices import unsliced
 from .pacing import SMALLER_BATCHES, Dealing
-from .pruned_run import Policy, PrunedRun
+from .pruned_run import PrunedRun
+from .rounds import Policy
 from .sampler import InfoBatchSampler
 from .scores import ScoreBoard
 

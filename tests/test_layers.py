@@ -16,8 +16,8 @@ ROOMS = ('infobatch_mm', 'zoo', 'benchmarks', 'tools')
 # for many modules, and the first floor that fits a name is its own.
 FLOORS = {
     'arithmetic': (
-        'extras settings pacing rescale clock stopwatch ledger pruning pruning.plan '
-        'pruning.prune_ratio pruning.draw pruning.policies'
+        'extras settings pacing rescale clock stopwatch ledger pruning '
+        'pruning.plan pruning.prune_ratio pruning.draw pruning.policies'
     ),
     'ground': (
         'host host.* datasets datasets.* pruning.registry randomness ranks '
@@ -26,7 +26,7 @@ FLOORS = {
         'cifar compat dataset digit_scenes policies'
     ),
     'heads': 'heads heads.* sampler',
-    'run': 'pruned_run records binding loops',
+    'run': 'rounds pruned_run records binding loops',
     'step': 'checks reach training_step steps',
     'events': 'hook config infobatch_mm',
     'override': 'override',
@@ -36,7 +36,7 @@ FLOORS = {
     'outside': 'tools.* benchmarks benchmarks.* zoo zoo.*',
 }
 # Arithmetic, and what a test can run without a runner.
-WITHOUT_HOST = f'{FLOORS["arithmetic"]} pruned_run'
+WITHOUT_HOST = f'{FLOORS["arithmetic"]} rounds pruned_run'
 HOSTS = {'mmengine', 'mmcv', 'mmseg', 'mmpretrain', 'mmdet'}
 
 
