@@ -21,8 +21,8 @@ JOBS ?= auto
 PYTEST := -m pytest --numprocesses $(JOBS) --maxprocesses 8 --dist loadfile
 # What make check leaves out: tests that start processes or train for long.
 SLOW := benchmark cls compare compile data_classification dataset \
-	distributed end_to_end off_is_stock packaging plot_clock read_run report \
-	resume three_ways ways_in zoo
+	distributed end_to_end off_is_stock pacing packaging plot_clock read_run \
+	report resume three_ways ways_in zoo
 SLOW_TESTS := $(foreach name,$(SLOW),$(wildcard tests/test_$(name)*.py))
 # Run in .venv only: nothing in them depends on the family of packages. They
 # test arithmetic, the layout of the project, what is packed, and tables and
