@@ -9,9 +9,9 @@ from benchmarks import __main__, report, suites
 from benchmarks.blocks import is_current, read_block
 from benchmarks.map import draw_map, map_table, prediction_table
 from infobatch_mm.compare.cells import budget_for, config_of
-from infobatch_mm.compare.results import read_lines
 from infobatch_mm.compare.setup import config_hash, stock_config
 from infobatch_mm.host.packages import is_importable
+from infobatch_mm.records import read_json_lines
 
 NEEDS = dict(cifar10='mmpretrain', digits='mmseg', camvid='mmseg')
 
@@ -29,7 +29,7 @@ def needs(suite):
 def test_finished_cells_are_those_of_todays_configs(suite):
     """Else they would be refused, and what they show be of something else."""
     study = suites.study(suite)
-    lines = read_lines(study.results)
+    lines = read_json_lines(study.results)
     finished = study.finished()
     stock = stock_config(study.setup)
     found = {}
@@ -48,7 +48,8 @@ def test_finished_cells_are_those_of_todays_configs(suite):
 
 def test_there_are_as_many_cells_as_ever():
     counts = [
-        len(read_lines(suites.study(suite).results)) for suite in suites.SUITES
+        len(read_json_lines(suites.study(suite).results))
+        for suite in suites.SUITES
     ]
     assert sum(counts) >= 420
     files = {f'{suite}.jsonl' for suite in suites.SUITES}

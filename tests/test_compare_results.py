@@ -5,11 +5,8 @@ import multiprocessing
 
 import pytest
 
-from infobatch_mm.compare.results import (
-    append_result,
-    read_lines,
-    read_results,
-)
+from infobatch_mm.compare.results import append_result, read_results
+from infobatch_mm.records import read_json_lines
 
 
 def result(arm, seed):
@@ -33,24 +30,24 @@ def test_a_torn_last_line_is_left_out_and_replaced(tmp_path):
     for _ in range(2):
         with path.open('a') as file:
             file.write(torn)
-        assert len(read_lines(path)) == 1
+        assert len(read_json_lines(path)) == 1
     append_result(path, result('a', 2))
-    assert read_lines(path) == [result('a', 0), result('a', 2)]
+    assert read_json_lines(path) == [result('a', 0), result('a', 2)]
 
 
 def test_a_file_that_was_torn_at_its_first_line(tmp_path):
     path = tmp_path / 'results.jsonl'
     path.write_text('{"arm": "a", ')
-    assert read_lines(path) == []
+    assert read_json_lines(path) == []
     append_result(path, result('a', 0))
-    assert read_lines(path) == [result('a', 0)]
+    assert read_json_lines(path) == [result('a', 0)]
 
 
 def test_a_broken_line_before_the_last_is_an_error(tmp_path):
     path = tmp_path / 'results.jsonl'
     path.write_text('{}\n{"arm": \n{}\n')
     with pytest.raises(ValueError, match='line 2'):
-        read_lines(path)
+        read_json_lines(path)
 
 
 def append_many(path, arm):

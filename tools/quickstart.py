@@ -101,7 +101,8 @@ def print_table(stock: Curve, pruned: Curve, summary: dict[str, Any]) -> None:
 def draw(path: Path, curves: dict[str, Curve], rounds: list[dict]) -> None:
     """Draw mIoU against samples seen, and the kept share by round."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
+
+    from infobatch_mm.report.figures import draw_kept
 
     figure = Figure(figsize=(10, 4))
     left, right = figure.subplots(1, 2)
@@ -109,9 +110,7 @@ def draw(path: Path, curves: dict[str, Curve], rounds: list[dict]) -> None:
         left.plot(curve.samples, curve.miou, marker='o', label=name)
     left.set(xlabel='samples seen', ylabel='mIoU (%)', title='Accuracy')
     left.legend()
-    numbers = [line['round'] for line in rounds]
-    right.bar(numbers, runs.kept_percent(rounds), color='C1')
-    right.xaxis.set_major_locator(MaxNLocator(integer=True))
+    draw_kept(right, rounds, color='C1')
     right.set(xlabel='round', ylabel='kept (%)', title='Kept by InfoBatch')
     figure.tight_layout()
     figure.savefig(path, dpi=120)

@@ -14,7 +14,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from .runs import Line, kept_percent
+from ..records import Line, kept_percent
 
 RUN, BASELINE, MARK = '#0b63a5', '#8a5a00', '#d9541e'
 STYLE: dict[Any, Any] = {  # keys that matplotlib knows
@@ -106,13 +106,19 @@ def metric_chart(
         return Picture(_address(figure), alt, caption)
 
 
+def draw_kept(axes: Axes, rounds: Sequence[Line], color: str = RUN) -> None:
+    """Draw a bar for each round: the share of the samples that it kept."""
+    numbers = [line['round'] for line in rounds]
+    axes.bar(numbers, kept_percent(rounds), 0.85, color=color)
+    axes.set_ylim(0, 100)
+    _by_round(axes)
+
+
 def kept_chart(rounds: Sequence[Line]) -> Picture:
     """Draw the share of the samples that each round kept."""
     kept = kept_percent(rounds)
     with _chart('round', 'kept samples (%)') as (figure, axes):
-        axes.bar([line['round'] for line in rounds], kept, 0.85, color=RUN)
-        axes.set_ylim(0, 100)
-        _by_round(axes)
+        draw_kept(axes, rounds)
         alt = (
             f'Bar chart of the kept share in {len(kept)} rounds, between '
             f'{min(kept):.1f} % and {max(kept):.1f} %.'
