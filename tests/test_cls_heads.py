@@ -20,7 +20,7 @@ from processes import run_code
 
 from infobatch_mm.binding import check_reported, find_heads
 from infobatch_mm.heads import WeightedHeadMixin, attach
-from infobatch_mm.heads.image_losses import can_score_in_one_pass
+from infobatch_mm.heads.image_losses import is_mean_over_images
 from infobatch_mm.heads.scoring import total_loss
 from infobatch_mm.ledger import Ledger
 
@@ -240,7 +240,7 @@ def test_of_every_loss(loss):
     _, feats = features(kind, 4)
     samples = samples_of(kind, 4)
     assert (
-        can_score_in_one_pass(head.loss_module) == (loss not in BY_IMAGE)
+        is_mean_over_images(head.loss_module) == (loss not in BY_IMAGE)
         or loss == 'seesaw'
     )
     expected = stock_scores(stock, feats, samples)

@@ -16,7 +16,7 @@ from mmengine.registry import MODELS
 from processes import Child
 from test_tools import load_tool
 
-from infobatch_mm import commands
+from infobatch_mm import commands, extras
 from infobatch_mm.commands import ending, prepare, report, running, train
 from infobatch_mm.commands import test as test_command
 
@@ -107,11 +107,11 @@ def test_an_error_of_ours_is_one_line(capsys):
         pytest.raises(SystemExit) as stopped,
         ending.in_one_line(parser, only=ending.is_ours),
     ):
-        ending.require_extra('things', 'json', 'no_such_package')
+        extras.require('no_such_package', 'things')
     assert stopped.value.code == 2
     assert capsys.readouterr().err == (
-        'infobatch train: error: no_such_package cannot be imported, which '
-        'this command needs; pip install "infobatch_mm[things]"\n'
+        'infobatch train: error: no_such_package is not installed, and this '
+        'needs it: pip install "infobatch_mm[things]"\n'
     )
 
 

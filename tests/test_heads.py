@@ -15,7 +15,7 @@ from processes import run_code
 from torch import nn
 
 from infobatch_mm.heads import WeightedHeadMixin, attach
-from infobatch_mm.heads.pixel_losses import can_score_in_one_pass
+from infobatch_mm.heads.pixel_losses import has_plain_cross_entropy
 from infobatch_mm.heads.scoring import total_loss
 
 # A deprecation that OHEMPixelSampler itself runs into.
@@ -132,7 +132,7 @@ def test_a_score_is_the_stock_loss_of_a_batch_of_one(loss, ignored):
         expected = stock_scores(stock, logits, samples)
     except IndexError:
         pytest.skip('upstream: class_weight fails on ignored pixels')
-    assert can_score_in_one_pass(head) == (loss in ONE_PASS)
+    assert has_plain_cross_entropy(head) == (loss in ONE_PASS)
     scores = scores_of(head, logits, samples)
     torch.testing.assert_close(scores, expected, rtol=1e-5, atol=1e-6)
     assert scores.unique().numel() == 4

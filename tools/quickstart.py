@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from infobatch_mm.commands.ending import in_one_line, require_extra
+from infobatch_mm.commands.ending import in_one_line
+from infobatch_mm.extras import require
 from infobatch_mm.records import read_rounds, read_summary
 from infobatch_mm.report import runs
 
@@ -139,7 +140,8 @@ def main() -> None:
     )
     args = parser.parse_args()
     with in_one_line(parser):
-        require_extra('quickstart', 'matplotlib', 'sklearn')
+        require('matplotlib', 'quickstart')
+        require('sklearn', 'quickstart')
     dirs = [args.work_dir / name for name in ('stock', 'infobatch')]
     walls = [
         train(config, work_dir, args.cfg_options)
