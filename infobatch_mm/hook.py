@@ -283,8 +283,9 @@ class InfoBatchHook(Hook):
     ) -> None:
         """Score the batch and advance the clock."""
         assert self.run is not None
-        with self.run.times.counted():
-            self._end_step(runner)
+        if self.steps.in_flight:
+            with self.run.times.counted():
+                self._end_step(runner)
 
     def _end_step(self, runner: Any) -> None:
         ticks = self.steps.end(runner)
@@ -315,7 +316,7 @@ class InfoBatchHook(Hook):
             if self._resumed:
                 checkpoint[STATE_KEY] = self._resumed
             return
-        if self.steps.is_open:
+        if self.steps.is_trained:
             # A hook of a higher priority saves in the middle of a step.
             self._end_step(runner)
         state = self.state_dict() | self.identities.state_dict()

@@ -28,6 +28,7 @@ class Steps:
 
     Attributes:
         heads (dict): What is weighted, by the names of the heads.
+        in_flight (bool): Whether a batch has begun and not ended.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Steps:
         self.has_looked = unweighted == 'allow'
         self._device = next(model.parameters()).device
         self._ids = torch.empty(0, dtype=torch.int64)
+        self.in_flight = False
 
     def begin(self, runner: Any, batch: Any) -> None:
         """Look up the weights of a batch by the ids that came with it."""
@@ -66,11 +68,12 @@ class Steps:
             slots, weights, samples=samples, nowhere=self.run.board.unscored
         )
         record_step(runner.model, batch, self.ledger)
+        self.in_flight = True
 
     @property
-    def is_open(self) -> bool:
+    def is_trained(self) -> bool:
         """bool: Whether a batch was trained on and is not scored yet."""
-        return self.ledger.losses is not None
+        return self.in_flight and self.ledger.losses is not None
 
     def end(self, runner: Any) -> int:
         """Take the losses of the batch as scores.
@@ -78,6 +81,7 @@ class Steps:
         Returns:
             int: The ticks of the clock that the step was worth.
         """
+        self.in_flight = False
         end_step(runner.model)
         checks.check_reported(self._training_heads, self.ledger)
         self.run.board.update(*self.ledger.close())

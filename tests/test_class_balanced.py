@@ -10,7 +10,7 @@ from test_heads import BY_IMAGE, IGNORED, ONE_PASS
 from torch.nn.functional import log_softmax
 
 from infobatch_mm import InfoBatchHook, enable
-from infobatch_mm.binding import check_class_balanced
+from infobatch_mm.checks import check_class_balanced
 from infobatch_mm.ledger import Ledger
 
 # A deprecation that OHEMPixelSampler itself runs into.

@@ -18,7 +18,8 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample, MultiTaskDataSample
 from processes import run_code
 
-from infobatch_mm.binding import check_reported, find_heads
+from infobatch_mm.binding import find_heads
+from infobatch_mm.checks import check_reported
 from infobatch_mm.heads import WeightedHeadMixin, attach
 from infobatch_mm.heads.image_losses import is_mean_over_images
 from infobatch_mm.heads.scoring import total_loss

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 import infobatch_mm.override
 from infobatch_mm import InfoBatchHook, enable
+from infobatch_mm.config import prune_dataloader
 
 BY_IMPORT = {'custom_imports.imports': ['infobatch_mm.override']}
 BY_HOOK = {'default_hooks.infobatch.type': 'infobatch_mm.override.PruneHook'}
@@ -63,7 +64,9 @@ def test_a_loop_by_any_name(tmp_path, by, asking, monkeypatch):
     built = []
     monkeypatch.setattr(
         'infobatch_mm.override.take_over',
-        lambda runner, dataloader, options: built.append(1) or dataloader,
+        lambda runner, dataloader, options: (
+            built.append(1) or prune_dataloader(dataloader)
+        ),
     )
     cfg = with_loop(stock(tmp_path, asking), max_epochs=4, **by)
     loop = Runner.from_cfg(cfg).train_loop
