@@ -1,8 +1,8 @@
-"""Train the quickstart's two twins, with and without pruning, and compare.
+"""Train the quickstart's config with and without pruning, and compare.
 
 tools/quickstart.py [--work-dir FOLDER] [--cfg-options KEY=VALUE ...]
 
-Both twins start from the same weights (seed 0) and train one after the
+Both runs start from the same weights (seed 0) and train one after the
 other, each in a process of its own. The two are then printed side by side,
 and `quickstart.png` is drawn in the work dir.
 """
@@ -30,7 +30,7 @@ PRUNED = STOCK.with_name(f'infobatch_{STOCK.name}')
 
 
 class Curve(NamedTuple):
-    """What one twin reached, and at what cost."""
+    """What a run reached, and at what cost."""
 
     samples: list[int]  # trained on before each validation
     miou: list[float]  # at each validation, in percent
@@ -39,7 +39,7 @@ class Curve(NamedTuple):
 
 
 def train(config: Path, work_dir: Path, cfg_options: list[str]) -> float:
-    """Train one twin and return its wall-clock, or exit as it failed."""
+    """Train a config and return its wall-clock, or exit as it failed."""
     command = [sys.executable, '-u', '-m', 'infobatch_mm', 'train']
     command += [str(config), '--work-dir', str(work_dir)]
     command += ['--cfg-options', *cfg_options] if cfg_options else []
@@ -69,7 +69,7 @@ def follow(command: list[str]) -> tuple[int, deque[str]]:
 
 
 def read_curve(work_dir: Path, wall_seconds: float) -> Curve:
-    """Read the results of a finished twin."""
+    """Read the results of a finished run."""
     lines = runs.scalars(work_dir)
     last = [line for line in lines if runs.is_train(line)][-1]
     return Curve(
@@ -81,7 +81,7 @@ def read_curve(work_dir: Path, wall_seconds: float) -> Curve:
 
 
 def print_table(stock: Curve, pruned: Curve, summary: dict[str, Any]) -> None:
-    """Print the twins side by side."""
+    """Print the runs side by side."""
     table = Table(title='Quickstart: scenes of handwritten digits')
     for column in ('', 'stock', 'InfoBatch', 'saved'):
         table.add_column(column, justify='right')
