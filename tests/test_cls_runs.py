@@ -87,7 +87,7 @@ def hook_of(runner):
 def test_off_is_stock_bit_for_bit(tmp_path, head, augment, workers):
     settings = dict(head=head, augment=augment, workers=workers)
     stock = train(tmp_path / 'stock', pruned=False, **settings)
-    off = dict(type='InfoBatchPolicy', prune_ratio=0.0)
+    off = dict(type='NoPruningPolicy')
     ours = train(tmp_path / 'ours', policy=off, **settings)
     for found, expected in (
         (recorder(ours).log_vars, recorder(stock).log_vars),

@@ -51,7 +51,7 @@ def expected(stock, **options):
 
 def test_the_command_line_of_mmpretrain(stock):
     line = snippets('ways_in.md', 'sh', COMMAND)[1]
-    paths = f'{REPO}{os.pathsep}{REPO / "tests"}'
+    paths = f'{REPO}{os.pathsep}{REPO / "tests/helpers"}'
     tool = MIM / 'tools/train.py'
     flags = ['--no-persistent-workers', '--no-pin-memory']
     done = subprocess.run(

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from mmengine.config import Config
 
 from ..config import enable
+from .parts import UnscaledPolicy
 from .setup import is_epoch_based, stretch
 
 
@@ -83,7 +84,7 @@ def random(*, rescaled: bool = True, **options: Any) -> Arm:
 
 def unscaled(policy: dict[str, Any]) -> dict[str, Any]:
     """Return the config of a policy without its rescaling."""
-    return dict(type='UnscaledPolicy', policy=policy)
+    return dict(type=UnscaledPolicy.__name__, policy=policy)
 
 
 def _short(cfg: Config, budget: Budget, seed: int) -> Config:
