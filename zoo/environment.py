@@ -2,6 +2,7 @@
 
 import functools
 import subprocess
+from importlib import metadata
 from pathlib import Path
 
 # The extras of infobatch_mm that install a package, by family.
@@ -12,12 +13,13 @@ EXTRAS = dict(
 FAMILIES = ('onedl', 'openmmlab')
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """Return the versions of the packages that are installed."""
-    # Imported late: it brings torch, and reports are written without.
-    from infobatch_mm.host import packages
-
-    return packages.versions()
+    names = ('mmengine', 'mmcv', 'mmsegmentation', 'mmdet', 'mmpretrain')
+    known = {d.name: d.version for d in metadata.distributions()}
+    wanted = [*names, *(f'onedl-{name}' for name in names), 'torch']
+    return {name: known[name] for name in wanted if name in known}
 
 
 @functools.cache

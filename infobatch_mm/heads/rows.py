@@ -123,7 +123,7 @@ class NotesSamplesMixin(Swapped):
     """Note the samples that a module's loss is computed of."""
 
     infobatch_ledger: Ledger
-    infobatch_noted = ('loss', '_get_loss')
+    infobatch_noted: tuple[str, ...] = ('loss', '_get_loss')
 
     def infobatch_note(self, args: Any, kwargs: Any) -> Any:
         """Note them while the ledger is open."""
