@@ -4,11 +4,13 @@ import importlib.util
 import re
 import string
 from functools import cache
+from inspect import signature
 from itertools import product
 from pathlib import Path
 
 import pytest
 
+from infobatch_mm import InfoBatchHook
 from infobatch_mm.commands import COMMANDS
 
 ROOT = Path(__file__).parents[1]
@@ -135,6 +137,13 @@ def test_named_commands_can_be_run(page):
         assert ''.join(found) in {*COMMANDS, 'COMMAND'}, found
     for target in TARGET.findall(text):
         assert f'\n{target}:' in makefile(), target
+
+
+def test_every_setting_of_the_hook_is_in_its_table():
+    text = (ROOT / 'configs/README.md').read_text()
+    table = text.split('## Settings of `InfoBatchHook`')[1]
+    for name in signature(InfoBatchHook).parameters:
+        assert f'\n| `{name}` |' in table, name
 
 
 def test_the_readme_is_short():
