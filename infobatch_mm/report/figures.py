@@ -179,6 +179,17 @@ def variance_chart(rounds: Sequence[Line]) -> Picture:
         return Picture(_address(figure), alt, caption)
 
 
+def _draw_thresholds(axes: Axes, rounds: Sequence[Line]) -> None:
+    """Draw the threshold of each round, if any had one."""
+    thresholds = [line['threshold'] or math.nan for line in rounds]
+    if any(map(math.isfinite, thresholds)):
+        numbers = [line['round'] for line in rounds]
+        axes.step(
+            numbers, thresholds, where='mid', color=MARK, label='threshold'
+        )
+        axes.legend()
+
+
 def score_chart(rounds: Sequence[Line], edges: Sequence[float]) -> Picture:
     """Draw the histogram of the scores after each round, as a heat map."""
     counts = np.array([line['score_histogram'] for line in rounds])
@@ -202,16 +213,7 @@ def score_chart(rounds: Sequence[Line], edges: Sequence[float]) -> Picture:
         axes.yaxis.set_minor_formatter('{x:g}')
         _by_round(axes)
         figure.colorbar(mesh, label='samples')
-        thresholds = [line['threshold'] or math.nan for line in rounds]
-        if any(map(math.isfinite, thresholds)):
-            axes.step(
-                [line['round'] for line in rounds],
-                thresholds,
-                where='mid',
-                color=MARK,
-                label='threshold',
-            )
-            axes.legend()
+        _draw_thresholds(axes, rounds)
         alt = (
             f'Heat map of the scores over {len(rounds)} rounds, between '
             f'{edges[low]:.2g} and {edges[high]:.2g}.'
