@@ -1,4 +1,4 @@
-"""A training step: the batch is weighted before it, and scored after."""
+"""What pruning does around a training step: weights before, scores after."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import report
+from benchmarks.blocks import is_current
 from infobatch_mm import InfoBatchHook
 from infobatch_mm.commands import COMMANDS
 
@@ -144,6 +146,12 @@ def test_every_setting_of_the_hook_is_in_its_table():
     table = text.split('## Settings of `InfoBatchHook`')[1]
     for name in signature(InfoBatchHook).parameters:
         assert f'\n| `{name}` |' in table, name
+
+
+@pytest.mark.parametrize('block', report.cost_blocks(), ids=lambda b: b[1])
+def test_costs_in_the_pages_are_those_that_were_measured(block):
+    """After `python -m benchmarks report` they are."""
+    assert is_current(*block)
 
 
 def test_the_readme_is_short():
