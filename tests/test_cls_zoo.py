@@ -13,8 +13,7 @@ from mmpretrain.models.heads import LinearClsHead
 from mmpretrain.registry import MODELS
 
 from zoo import subject
-from zoo.configs import config_root
-from zoo.package import load_package
+from zoo.package import config_root, load_package
 
 MMPRETRAIN = load_package('mmpretrain')
 MIXUP = dict(type='Mixup', alpha=0.8)

@@ -15,10 +15,10 @@ from mmseg.registry import MODELS
 from zoos import check
 
 from zoo import check as zoo_check
-from zoo import configs, enabling, environment, package, record
+from zoo import judge, package, record
 from zoo.__main__ import main
-from zoo.processes import attempt, in_process
-from zoo.tolerances import TOLERANCES
+from zoo.judge import in_process
+from zoo.record import TOLERANCES, attempt
 
 MMSEG = package.load_package('mmseg')
 
@@ -99,7 +99,7 @@ def zoo(tmp_path, monkeypatch):
 
 
 def test_all_configs_of_mmseg_are_listed_those_of_ade20k_first():
-    names = configs.list_configs(configs.config_root('mmseg'), MMSEG.first)
+    names = package.list_configs(package.config_root('mmseg'), MMSEG.first)
     ade20k = ['ade20k' in name for name in names]
     assert ade20k == sorted(ade20k, reverse=True)
     assert sum(ade20k) > 150 and len(names) > 600
@@ -113,18 +113,18 @@ def test_all_configs_of_mmseg_are_listed_those_of_ade20k_first():
 
 @pytest.mark.parametrize('pattern', ['ade20k', 'a/*_ade20k.py', '*'])
 def test_a_pattern_is_a_part_or_a_glob(pattern):
-    assert configs.matches('a/fcn_ade20k.py', ['b/', pattern])
-    assert not configs.matches('a/fcn_ade20k.py', ['b/', 'ade'.upper()])
+    assert package.matches('a/fcn_ade20k.py', ['b/', pattern])
+    assert not package.matches('a/fcn_ade20k.py', ['b/', 'ade'.upper()])
 
 
 def test_one_config_is_chosen_for_each_combination_of_heads(zoo):
     for name in ('b', 'a', 'c'):
         write_config(zoo, name, head='LeakyHead' if name == 'c' else 'FCNHead')
-    names = configs.list_configs(zoo, MMSEG.first)
-    heads = {n: configs.describe_heads(zoo / n, MMSEG) for n in names}
+    names = package.list_configs(zoo, MMSEG.first)
+    heads = {n: package.describe_heads(zoo / n, MMSEG) for n in names}
     assert heads['a.py'] == '2 x FCNHead'
     assert heads['c.py'] == 'LeakyHead + FCNHead'
-    assert configs.one_a_head(names, heads) == ['a.py', 'c.py']
+    assert package.one_a_head(names, heads) == ['a.py', 'c.py']
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_one_config_is_chosen_for_each_combination_of_heads(zoo):
     ],
 )
 def test_a_small_config_has_the_heads_of_the_stock_one(name):
-    stock = Config.fromfile(configs.config_root('mmseg') / name)
+    stock = Config.fromfile(package.config_root('mmseg') / name)
     before = stock.to_dict()
     small, notes = MMSEG.shrink(stock)
     assert stock.to_dict() == before
@@ -158,17 +158,17 @@ def test_a_small_config_has_the_heads_of_the_stock_one(name):
 def test_enabling_too_much_is_noticed(zoo, monkeypatch):
     write_config(zoo, 'a')
     stock = Config.fromfile(zoo / 'a.py')
-    enabling.check_enabled(stock, MMSEG.weighted)
-    enable = enabling.infobatch_mm.enable
+    judge.check_enabled(stock, MMSEG.weighted)
+    enable = judge.infobatch_mm.enable
 
     def enable_more(cfg):
         cfg = enable(cfg)
         cfg.val_cfg = None
         return cfg
 
-    monkeypatch.setattr(enabling.infobatch_mm, 'enable', enable_more)
+    monkeypatch.setattr(judge.infobatch_mm, 'enable', enable_more)
     with pytest.raises(AssertionError, match='more than it should'):
-        enabling.check_enabled(stock, MMSEG.weighted)
+        judge.check_enabled(stock, MMSEG.weighted)
 
 
 # The family
@@ -182,17 +182,17 @@ FAMILIES = dict(
 @pytest.mark.parametrize('installed', FAMILIES)
 def test_an_environment_of_the_other_family_is_refused(monkeypatch, installed):
     name, other = FAMILIES[installed]
-    monkeypatch.setattr(environment, 'versions', lambda: {name: '1'})
-    environment.check_family(None, 'mmseg')
-    environment.check_family(installed, 'mmseg')
+    monkeypatch.setattr(record, 'versions', lambda: {name: '1'})
+    record.check_family(None, 'mmseg')
+    record.check_family(installed, 'mmseg')
     message = rf'--family {other} was .* family {installed}\. .*mm\[{other}\]'
     with pytest.raises(ValueError, match=message):
-        environment.check_family(other, 'mmseg')
+        record.check_family(other, 'mmseg')
 
 
 def test_the_family_is_asked_for_on_the_command_line(zoo):
-    installed = environment.installed_family()
-    (other,) = set(environment.FAMILIES) - {installed}
+    installed = record.installed_family()
+    (other,) = set(record.FAMILIES) - {installed}
     assert main(['check', '--family', installed]) == 0
     with pytest.raises(ValueError, match=f'--family {other}'):
         main(['check', '--family', other])
@@ -286,7 +286,7 @@ def test_a_run_that_is_kept_goes_on_where_it_was_stopped(zoo, monkeypatch):
         folder.mkdir()
     monkeypatch.setattr(record, 'RECORDS', kept)
     monkeypatch.setattr(zoo_check, 'SCRATCH', scratch)
-    name = f'mmseg-{environment.installed_family()}.jsonl'
+    name = f'mmseg-{record.installed_family()}.jsonl'
     imports = dict(imports=['no_such_package'], allow_failed_imports=False)
     for config in ('a', 'b'):
         write_config(zoo, config, custom_imports=imports)
@@ -302,7 +302,7 @@ def test_a_run_that_is_kept_goes_on_where_it_was_stopped(zoo, monkeypatch):
     assert main(['check', '--all', '--keep']) == 0
     first, second = record.read_records(kept / name)
     assert first == done and second['status'] == 'missing'
-    assert second['commit'] == environment.commit()
+    assert second['commit'] == record.commit()
     assert not (scratch / name).exists()
     with pytest.raises(SystemExit):
         main(['check', '--keep', '--json', 'out.jsonl'])

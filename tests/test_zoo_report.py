@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.blocks import markers
-from zoo import record, report, summary, tables
+from zoo import record, report, tables
 
 REPO = Path(__file__).parents[1]
 
@@ -95,25 +95,35 @@ print(loaded & {'torch', 'numpy', 'mmengine', 'infobatch_mm', 'rich'})
     assert 'wrote docs/zoo.md' in wrote and loaded == 'set()'
 
 
+def test_tables_by_folder_of_configs_are_written_where_asked(
+    both, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(report, 'PAGES', {})
+    report.run(tmp_path / 'new' / 'tables')
+    text = (tmp_path / 'new' / 'tables' / 'mmseg-onedl.md').read_text()
+    assert '| folder | configs | trained |' in text and '| a | 6 |' in text
+    assert '| a/d.py | FAILED | linear: 1 |' in text
+
+
 # Counts over both families
 
 
 def test_a_config_passes_if_it_does_in_a_family_and_fails_in_none(both):
-    assert summary.counts('mmseg') == summary.Counts(
+    assert report.counts('mmseg') == report.Counts(
         configs=5, passed=2, refused=1, could_not_run=1, failed=1
     )
-    assert summary.counts('mmseg', 'ade20k').passed == 1
-    assert summary.counts('mmpretrain') == (0, 0, 0, 0, 0)
+    assert report.counts('mmseg', 'ade20k').passed == 1
+    assert report.counts('mmpretrain') == (0, 0, 0, 0, 0)
 
 
 def test_the_counts_stand_in_the_sentences(both):
-    text = summary.sentences('zoo.md')
+    text = report.sentences('zoo.md')
     assert text.startswith('2 of the 5 configs of mmseg (1 of the 1 for')
     assert '1 failed' in text and '(zoo.md)' in text
 
 
 def test_families_are_counted_side_by_side(both):
-    rows = summary.family_table('mmseg').splitlines()
+    rows = report.family_table('mmseg').splitlines()
     assert rows[0] == '|  | official | OneDL | passed in at least one |'
     assert '| configs | 4 | 6 | 6 |' in rows
     assert '| passed | 2 | 1 | 2 |' in rows
@@ -123,23 +133,23 @@ def test_families_are_counted_side_by_side(both):
 
 
 def test_reasons_are_listed_what_runs_nowhere_first(both):
-    rows = summary.reasons_table('mmseg').splitlines()
+    rows = report.reasons_table('mmseg').splitlines()
     gone = 'ImportError: / is not installed'
     assert rows[2] == '| a | 1 |  | ValueError: y |'
     assert rows[3] == f'| a | 1 | {gone} | KeyError: x |'
     assert f'| a | 1 | passed | {gone} |' in rows
     assert f'| a | 1 | {gone} | passed |' in rows
     assert not any('no loop' in row for row in rows)
-    assert 'no loop | 1 |' in summary.untrained_table('mmseg')
+    assert 'no loop | 1 |' in report.untrained_table('mmseg')
 
 
 def test_times_and_errors_are_those_of_the_records(both):
-    official, onedl = summary.times_table().splitlines()[2:]
+    official, onedl = report.times_table().splitlines()[2:]
     assert 'not recorded (4) | 1 | 1.0 h | 0.5 h | 60 min |' in official
     assert 'not recorded (5), abc (1)' in onedl or (
         'abc (1), not recorded (5)' in onedl
     )
-    assert '| `linear` | 0.0001 | 1e-06 |  |' in summary.errors_table()
+    assert '| `linear` | 0.0001 | 1e-06 |  |' in report.errors_table()
 
 
 def test_of_each_probe_is_said_how_often_it_was_not_made():
