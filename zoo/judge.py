@@ -172,7 +172,7 @@ def run_stock(small: Config, package: Package) -> Record:
 
 
 def judge(small: Config, package: Package, timeout: float) -> Record:
-    """Run a small config, and its stock twin where that fails."""
+    """Run a small config pruned, and unpruned where that fails."""
     result = in_process(partial(run_pruned, small, package), timeout)
     if 'error' in result:
         stock = in_process(partial(run_stock, small, package), timeout)

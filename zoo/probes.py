@@ -84,7 +84,7 @@ def has_gradient(runner: Runner) -> bool:
 
 
 def measure(runner: Runner, twin: nn.Module) -> dict[str, Any]:
-    """Return the errors of a pruned model against its stock twin."""
+    """Return the errors of a pruned model against the stock one."""
     subject, reference = Subject(runner.model), Subject(twin)
     heads = find_heads(runner.model)
     batch = sound_batch(runner, reference)

@@ -11,7 +11,6 @@ import subprocess
 import sysconfig
 import traceback
 from collections.abc import Callable, Iterable
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +48,12 @@ MISSING = re.compile(r"No module named '?([\w.]+)")
 # What a check was made with: the installed packages and this checkout
 
 
-@functools.cache
 def versions() -> dict[str, str]:
     """Return the versions of the packages that are installed."""
-    names = ('mmengine', 'mmcv', 'mmsegmentation', 'mmdet', 'mmpretrain')
-    known = {d.name: d.version for d in metadata.distributions()}
-    wanted = [*names, *(f'onedl-{name}' for name in names), 'torch']
-    return {name: known[name] for name in wanted if name in known}
+    # Imported late: it brings torch, and reports are written without.
+    from infobatch_mm.host import packages
+
+    return packages.versions()
 
 
 @functools.cache

@@ -152,7 +152,7 @@ def settle(model: nn.Module, batch: dict[str, Any]) -> None:
     """Set the running statistics of batch norms to those of a batch.
 
     After few iterations they are far from them, and what comes out of a deep
-    model of frozen statistics can be so large that rounding rules it.
+    model of frozen statistics can be so large that rounding error dominates.
     """
     for module in model.modules():
         if isinstance(module, BATCH_NORM):
