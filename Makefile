@@ -11,26 +11,21 @@ BIN := $(VENV)/bin
 TORCH_CLS ?= torch==2.15.0 torchvision==0.29.2
 VENV_CLS := .venv-cls
 CLS_TESTS := $(wildcard tests/test_cls_*.py) tests/test_benchmarks.py \
-	tests/test_commands.py tests/test_compat.py \
-	tests/test_data_classification.py tests/test_host_names.py \
-	tests/test_import.py tests/test_score_smoothing.py
+	tests/test_commands.py tests/test_host.py \
+	tests/test_prepare_classification.py tests/test_scores.py
 
 # Tests run in parallel, a file in one process, since the tests of a file share
 # runs. Nothing they use is of the machine as a whole: ports are free ones.
 JOBS ?= auto
 PYTEST := -m pytest --numprocesses $(JOBS) --maxprocesses 8 --dist loadfile
 # What make check leaves out: tests that start processes or train for long.
-SLOW := benchmark cls compare compile data_classification dataset \
-	distributed end_to_end off_is_stock pacing packaging plot_clock read_run \
-	report resume three_ways ways_in zoo
+SLOW := benchmarks cls compare distributed end_to_end indexed off_is_stock \
+	pacing packaging prepare_classification report resume ways_in zoo
 SLOW_TESTS := $(foreach name,$(SLOW),$(wildcard tests/test_$(name)*.py))
 # Run in .venv only: nothing in them depends on the family of packages. They
-# test arithmetic, the layout of the project, what is packed, and tables and
-# pages made from kept records. A file that calls mmengine, mmseg or mmpretrain
-# is no such file.
-HOST_FREE := blocks clock compare_results compare_statistics \
-	compare_tables extras layers ledger packaging prepare_ade20k rescale \
-	unbiasedness
+# test the layout of the project and what is packed. A file that calls mmengine,
+# mmseg or mmpretrain is no such file.
+HOST_FREE := layers packaging
 HOST_FREE_TESTS := $(HOST_FREE:%=tests/test_%.py)
 ignore = $(addprefix --ignore=,$(1))
 

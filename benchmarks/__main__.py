@@ -7,7 +7,7 @@ A cell that is finished is not run again, one that was cut off is resumed
 from its last checkpoint. Finished cells are lines of
 `benchmarks/cells/SUITE.jsonl`; what their runs write lies under
 `work_dirs/benchmark`. `report` writes the tables and pictures of RESULTS.md
-and the table of the README.
+and the tables of other pages.
 """
 
 import argparse

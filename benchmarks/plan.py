@@ -4,7 +4,7 @@
 
 Prints a table and writes ``results.json`` and ``growth.svg`` to
 ``benchmarks/plan/``. Handing out is what the sampler does for the data loader.
-The slow twin is the paper's procedure in NumPy with Python lists.
+Beside it stands the paper's own procedure, in NumPy with Python lists.
 
 Seconds are CPU seconds of one thread, the best of several turns in which all
 take part, so that other work on the machine matters little; it still does,

@@ -1,4 +1,4 @@
-"""Draw the learning rates and mIoU of two twins over the full-data clock.
+"""Draw learning rate and mIoU of two runs over the full-data clock.
 
 python benchmarks/plot_clock.py STOCK_WORK_DIR PRUNED_WORK_DIR OUT.png
 

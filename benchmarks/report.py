@@ -1,5 +1,6 @@
-"""RESULTS.md, its pictures and the README's table, from the cells."""
+"""RESULTS.md, its pictures and the tables of other pages, from the results."""
 
+import json
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from infobatch_mm.compare.tables import (
     saved_shares,
     table,
 )
+from infobatch_mm.records import read_json_lines
 
 from . import suites
 from .blocks import replace_block, write_block
@@ -49,6 +51,21 @@ SUMMARY_ROWS = {
     'cifar10-lars': 'CIFAR-10, LARS',
     'cifar10-lamb': 'CIFAR-10, LAMB',
 }
+
+# The columns of the table in docs/scaling.md, and the models of docs/zoo.md.
+PLANNED = (
+    'torch.randperm(N)',
+    'none: plan',
+    'random: plan',
+    'InfoBatch: plan',
+    'quantile: plan',
+    'InfoBatch: plan, hand out',
+)
+STEP_MODELS = dict(
+    upernet_r50='UPerNet-R50',
+    segformer_b0='SegFormer-B0',
+    bisenetv2='BiSeNetV2, five heads',
+)
 
 
 def read_all() -> dict[str, Results]:
@@ -187,6 +204,55 @@ def summary_table(results_of: Mapping[str, Results]) -> str:
     return table(rows)
 
 
+# What pruning itself costs
+
+
+def planning_table() -> str:
+    """Return what planning a round costs, from the results of plan.py."""
+    text = (HERE / 'plan/results.json').read_text()
+    seconds: dict[int, dict[str, str]] = {}
+    for row in json.loads(text)['rows']:
+        cost = f'{row["seconds"]:.3g}'
+        if row['work'] != PLANNED[0]:
+            cost += f' ({row["in_permutations"]:.2f})'
+        seconds.setdefault(row['samples'], {})[row['work']] = cost
+    head = ['samples', f'`{PLANNED[0]}`', *PLANNED[1:]]
+    rows = [
+        [f'{samples:,}', *(by_work[name] for name in PLANNED)]
+        for samples, by_work in seconds.items()
+    ]
+    return table([head, *rows])
+
+
+def step_table() -> str:
+    """Return what a pruned step costs, from the results of step.py."""
+    lines = read_json_lines(HERE / 'step/results.jsonl')
+    rows = [['model', 'stock step', "all that differs: the heads' losses"]]
+    rows[0] += ['the hook', 'whole step, pruned / stock']
+    for line in lines:
+        low, high = line['step_ratio_interval']
+        least, most = (100 * share for share in line['heads_share_interval'])
+        rows.append(
+            [
+                STEP_MODELS[line['model']],
+                f'{line["stock_seconds"]:.1f} s',
+                f'{100 * line["heads_share"]:+.2f} % '
+                f'({least:+.2f} to {most:+.2f} %)',
+                f'{100 * line["hook_share"]:+.1g} %',
+                f'{line["step_ratio"]:.3f} ({low:.3f} to {high:.3f})',
+            ]
+        )
+    return table(rows)
+
+
+def cost_blocks() -> list[tuple[Path, str, str]]:
+    """Return the pages with what pruning itself costs: page, name, body."""
+    return [
+        (ROOT / 'docs/scaling.md', 'planning', planning_table()),
+        (ROOT / 'docs/zoo.md', 'step', step_table()),
+    ]
+
+
 def main() -> None:
     """Write the blocks of RESULTS.md and of the pages, and the pictures."""
     results_of = read_all()
@@ -196,3 +262,5 @@ def main() -> None:
     draw_all(results_of, PICTURES)
     for page in PAGES:
         write_block(page, SUMMARY_BLOCK, summary_table(results_of))
+    for page, name, body in cost_blocks():
+        write_block(page, name, body)

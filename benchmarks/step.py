@@ -38,9 +38,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from infobatch_mm.binding import outermost_heads
 from infobatch_mm.extras import require
-from infobatch_mm.heads import attach
+from infobatch_mm.heads import attach, outermost_heads
 from infobatch_mm.heads.scoring import total_loss
 from infobatch_mm.host.config_bases import alias_config_bases
 from infobatch_mm.ledger import Ledger

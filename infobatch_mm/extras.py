@@ -4,6 +4,10 @@ import importlib
 from types import ModuleType
 
 
+class MissingExtraError(ModuleNotFoundError):
+    """A package is not installed that an extra of ours would install."""
+
+
 def require(package: str, extra: str) -> ModuleType:
     """Import a package, or say which extra installs it.
 
@@ -12,7 +16,7 @@ def require(package: str, extra: str) -> ModuleType:
         extra (str): The extra of infobatch_mm that installs it.
 
     Raises:
-        ModuleNotFoundError: If the package is not installed.
+        MissingExtraError: If the package is not installed.
     """
     try:
         return importlib.import_module(package)
@@ -20,7 +24,7 @@ def require(package: str, extra: str) -> ModuleType:
         top = package.partition('.')[0]
         if error.name != top:  # installed, but something that it needs is not
             raise
-        raise ModuleNotFoundError(
+        raise MissingExtraError(
             f'{top} is not installed, and this needs it: '
             f'pip install "infobatch_mm[{extra}]"',
             name=top,

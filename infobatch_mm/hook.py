@@ -61,8 +61,8 @@ class InfoBatchHook(Hook):
         warmup_rounds (int): Number of rounds at the start of the run that
             use all data, while scores are taken. Defaults to 0; the first
             round, which has no scores, uses all data in any case.
-        unweighted (str | list[str]): What to do if a part of the loss passes
-            by the weights of the samples, which is looked for before the
+        unweighted (str | list[str]): What to do if a part of the loss
+            escapes the weights of the samples, which is looked for before the
             first step. ``'refuse'`` (default): stop. ``'allow'``: do not
             look. A list of names of parameters, or of modules: only these may
             get a gradient from such a part, for instance a weight penalty.

@@ -1,4 +1,4 @@
-"""What is known of the batch in flight."""
+"""The ledger: ids and weights of the batch in flight, and its losses."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

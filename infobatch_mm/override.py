@@ -70,6 +70,35 @@ def rewritten(runner: Any, train_cfg: dict[str, Any]) -> Mapping[str, Any]:
     return {**pruned, 'type': f'{__name__}.{loop}'}
 
 
+def has_hook(runner: Any) -> bool:
+    """Tell whether a run has an :class:`InfoBatchHook` already."""
+    return any(isinstance(hook, InfoBatchHook) for hook in runner.hooks)
+
+
+def check_can_prune(
+    runner: Any, dataloader: Any, options: Mapping[str, Any]
+) -> None:
+    """Raise an error unless a run can be made to prune; see take_over()."""
+    if not isinstance(dataloader, Mapping):
+        raise TypeError(
+            'infobatch_mm.override needs train_dataloader as a config, but '
+            f'it is a {type(dataloader).__name__}. Use the explicit '
+            'components (docs/ways_in.md) where it is built by hand'
+        )
+    if not isinstance(runner.model, nn.Module):
+        raise TypeError(
+            f'infobatch_mm.override works with mmengine.runner.Runner, and '
+            f'{type(runner).__name__} has no model yet when it builds its '
+            'train loop. Use infobatch_mm.enable(cfg) instead'
+        )
+    if options and has_hook(runner):
+        raise ValueError(
+            f'train_cfg.infobatch={options!r} would not be used: the '
+            'run has an InfoBatchHook with options of its own. Move them to '
+            'it in custom_hooks (or default_hooks), or take it out of there'
+        )
+
+
 def take_over(
     runner: Any, dataloader: Any, options: Mapping[str, Any]
 ) -> Mapping[str, Any]:
@@ -89,30 +118,12 @@ def take_over(
             has its own.
     """
     options = check_options(options)
-    if not isinstance(dataloader, Mapping):
-        raise TypeError(
-            'infobatch_mm.override needs train_dataloader as a config, but '
-            f'it is a {type(dataloader).__name__}. Use the explicit '
-            'components (docs/ways_in.md) where it is built by hand'
-        )
-    if not isinstance(runner.model, nn.Module):
-        raise TypeError(
-            f'infobatch_mm.override works with mmengine.runner.Runner, and '
-            f'{type(runner).__name__} has no model yet when it builds its '
-            'train loop. Use infobatch_mm.enable(cfg) instead'
-        )
-    has_hook = any(isinstance(hook, InfoBatchHook) for hook in runner.hooks)
-    if has_hook and options:
-        raise ValueError(
-            f'train_cfg.infobatch={options!r} would not be used: the '
-            'run has an InfoBatchHook with options of its own. Move them to '
-            'it in custom_hooks (or default_hooks), or take it out of there'
-        )
+    check_can_prune(runner, dataloader, options)
     dataloader = prune_dataloader(dataloader)
     heads = dict(outermost_heads(runner.model))
     for head in heads.values():
         attach(head)
-    if not has_hook:
+    if not has_hook(runner):
         runner.register_hook(InfoBatchHook(**options))
     names = ', '.join(
         f'{name} ({type(head).__name__})' for name, head in heads.items()

@@ -168,7 +168,7 @@ def refuse_unreached(names: Iterable[str], allowed: Iterable[str]) -> None:
     raise ValueError(
         'with all sample weights at zero these parameters still get a '
         f'gradient: {shown}{f" and {more} more" if more > 0 else ""}. A part '
-        'of the loss passes by the weights: a term that a head adds in loss() '
+        'of the loss escapes the weights: a term that a head adds in loss() '
         'beside its loss_by_feat (or its loss_module), a term that the model '
         'adds in loss() or train_step(), or a parameter within a loss. '
         'Pruning would bias it. Move the term into loss_by_feat or '

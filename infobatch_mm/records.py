@@ -3,6 +3,7 @@
 import io
 import json
 import math
+from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -100,17 +101,32 @@ def summary_of(run: PrunedRun, iters_run: int) -> dict[str, Any]:
 
 
 def read_json_lines(path: Path) -> list[Line]:
-    """Read a file with a JSON object a line; a torn last line is dropped."""
+    """Read a file with a JSON object a line; a torn last line is dropped.
+
+    Raises:
+        ValueError: If any other line is not JSON.
+    """
     if not path.exists():
         return []
     # What follows the last end of a line is nothing, or torn.
     lines = path.read_text().split('\n')[:-1]
-    return [json.loads(line) for line in lines]
+    found = []
+    for number, line in enumerate(lines, 1):
+        try:
+            found.append(json.loads(line))
+        except ValueError as error:
+            raise ValueError(f'{path}, line {number}: {error}') from error
+    return found
 
 
 def read_rounds(work_dir: Path) -> list[Line]:
     """Return the finished rounds of a pruned run, none of a stock run."""
     return read_json_lines(work_dir / ROUNDS_FILE)
+
+
+def kept_percent(rounds: Sequence[Line]) -> list[float]:
+    """Return the share of the samples that each round kept, in percent."""
+    return [100 * line['kept'] / line['total'] for line in rounds]
 
 
 def read_summary(work_dir: Path) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""The order of a pruned round."""
+"""The sampler: hands out the samples of a planned round, in its order."""
 
 from collections.abc import Iterator, Sized
 from itertools import chain

@@ -1,4 +1,4 @@
-"""A training step: the batch is weighted before it, and scored after."""
+"""What pruning does around a training step: weights before, scores after."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -99,7 +99,7 @@ class Steps:
         return ids, ids.masked_fill(elsewhere, self.run.board.unscored)
 
     def _look_for_unweighted(self, runner: Any, batch: Any) -> None:
-        """Refuse a loss of which a part passes by the weights."""
+        """Refuse a loss of which a part escapes the weights."""
         names = unreached_parameters(runner.model, batch, runner.optim_wrapper)
         if names is None:  # a loss that is not finite: look at the next batch
             return

@@ -1,4 +1,4 @@
-"""What belongs to a training step, and what only happens beside it.
+"""Tells the training step of a batch from other losses that hooks compute.
 
 A loop calls hooks, then ``model.train_step`` with a batch, then hooks again.
 Hooks may compute losses of their own with the same model; only what the model

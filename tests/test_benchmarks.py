@@ -2,16 +2,24 @@
 
 import importlib
 import os
+import sys
 
+import numpy as np
+import plot_clock
 import pytest
+import toys
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from PIL import Image
+from test_report import config
 
-from benchmarks import __main__, report, suites
+from benchmarks import __main__, blocks, report, suites
 from benchmarks.blocks import is_current, read_block
 from benchmarks.map import draw_map, map_table, prediction_table
 from infobatch_mm.compare.cells import budget_for, config_of
-from infobatch_mm.compare.results import read_lines
 from infobatch_mm.compare.setup import config_hash, stock_config
 from infobatch_mm.host.packages import is_importable
+from infobatch_mm.records import read_json_lines
 
 NEEDS = dict(cifar10='mmpretrain', digits='mmseg', camvid='mmseg')
 
@@ -29,7 +37,7 @@ def needs(suite):
 def test_finished_cells_are_those_of_todays_configs(suite):
     """Else they would be refused, and what they show be of something else."""
     study = suites.study(suite)
-    lines = read_lines(study.results)
+    lines = read_json_lines(study.results)
     finished = study.finished()
     stock = stock_config(study.setup)
     found = {}
@@ -48,7 +56,8 @@ def test_finished_cells_are_those_of_todays_configs(suite):
 
 def test_there_are_as_many_cells_as_ever():
     counts = [
-        len(read_lines(suites.study(suite).results)) for suite in suites.SUITES
+        len(read_json_lines(suites.study(suite).results))
+        for suite in suites.SUITES
     ]
     assert sum(counts) >= 420
     files = {f'{suite}.jsonl' for suite in suites.SUITES}
@@ -169,3 +178,98 @@ def test_prediction_compares_suites_of_equal_length():
     }
     lines = prediction_table(of).splitlines()
     assert lines[2] == '| `full` | -0.60 | 0.417 | +1.00 | 0.500 |'
+
+
+# Blocks of a Markdown file that a command writes
+
+TEXT = 'one\n<!-- begin: x -->\nold\n<!-- end: x -->\ntwo\n'
+
+
+def test_a_block_is_replaced_and_read():
+    text = blocks.replace_block(TEXT, 'x', '| a |\n|---|\n')
+    assert text == (
+        'one\n<!-- begin: x -->\n| a |\n|---|\n<!-- end: x -->\ntwo\n'
+    )
+    assert blocks.read_block(text, 'x') == '| a |\n|---|'
+    assert blocks.replace_block(text, 'x', '| a |\n|---|') == text
+
+
+@pytest.mark.parametrize('marker', blocks.markers('x'))
+@pytest.mark.parametrize('twice', [False, True])
+def test_a_marker_that_is_missing_or_twice_is_named(marker, twice):
+    text = TEXT + marker if twice else TEXT.replace(marker, '')
+    with pytest.raises(ValueError, match=f'{marker!r} stands {2 * twice} ti'):
+        blocks.replace_block(text, 'x', 'new')
+
+
+def test_markers_in_the_wrong_order_are_refused():
+    begin, end = blocks.markers('x')
+    with pytest.raises(ValueError, match='stands before'):
+        blocks.replace_block(end + begin, 'x', 'new')
+
+
+def test_a_file_is_written_and_found_current(tmp_path):
+    path = tmp_path / 'some.md'
+    path.write_text(TEXT)
+    assert not blocks.is_current(path, 'x', 'new')
+    blocks.write_block(path, 'x', 'new')
+    assert blocks.is_current(path, 'x', 'new\n')
+    assert path.read_text() == TEXT.replace('old', 'new')
+
+
+# plot_clock.py: iterations of a pruned run, placed on the clock
+
+
+@HOOKS.register_module()
+class ClockWitness(Hook):
+    """Note the tick after each iteration."""
+
+    priority = 'VERY_LOW'
+
+    def before_train(self, runner):
+        self.ticks = []
+
+    def after_train_iter(self, runner, batch_idx, data_batch, outputs):
+        self.ticks.append(toys.hook_of(runner).clock.now)
+
+
+@pytest.fixture(scope='module')
+def twins(tmp_path_factory):
+    """Return the work directories of two runs, and the ticks of the pruned."""
+    folders = []
+    for pruned in (False, True):
+        folders.append(tmp_path_factory.mktemp('run'))
+        # 45 is not a whole number of the passes, which are of six.
+        cfg = config(folders[-1], pruned=pruned, iters=45)
+        if pruned:
+            cfg.custom_hooks.append(dict(type='ClockWitness'))
+        runner = toys.train(cfg)
+        if pruned:
+            [ticks] = (
+                h.ticks for h in runner.hooks if isinstance(h, ClockWitness)
+            )
+    return *folders, ticks
+
+
+def test_iterations_are_placed_within_a_tick(twins):
+    _, pruned, ticks = twins
+    assert len(ticks) < ticks[-1] == 45, 'nothing was pruned'
+    found = plot_clock.ticks_of(np.arange(1, len(ticks) + 1), pruned)
+    # A pruned iteration passes more than one tick: the clock rounds down.
+    assert (abs(found - ticks) < 1 + 1e-9).all()
+    assert found[-1] == 45
+
+
+def test_picture(twins, tmp_path, monkeypatch):
+    stock, pruned, _ = twins
+    out = tmp_path / 'clock.png'
+    monkeypatch.setattr(sys, 'argv', ['', str(stock), str(pruned), str(out)])
+    plot_clock.main()
+    with Image.open(out) as image:
+        assert image.size == (1000, 400)
+
+
+def test_run_that_was_not_pruned_is_named(twins):
+    stock, _, _ = twins
+    with pytest.raises(FileNotFoundError, match='infobatch_summary'):
+        plot_clock.ticks_of(np.arange(3), stock)

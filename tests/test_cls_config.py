@@ -1,19 +1,35 @@
-"""enable(cfg), the override and tools/train.py for classification."""
+"""Classification: enable(cfg), the other ways in, and the shipped configs."""
 
+import functools
 import json
+import os
+import shlex
+import subprocess
+import sys
+from copy import deepcopy
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
-from mmengine.config import Config
-from mmengine.hub import get_config
-from mmengine.runner import Runner
 
 pytest.importorskip('mmpretrain')
 import cls_toys
+import mmpretrain
+import torch
+from files import snippets
+from mmengine.config import Config
+from mmengine.hub import get_config
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
 from mmpretrain.models import ImageClassifier
-from test_tools import train as train_tool
+from mmpretrain.registry import MODELS
 
-from infobatch_mm import InfoBatchHook, enable
+from infobatch_mm import InfoBatchEpochBasedTrainLoop, InfoBatchHook, enable
+from infobatch_mm.commands import train as train_tool
+from infobatch_mm.config import check_options, prune_loop
+from infobatch_mm.heads import WeightedHeadMixin
+from infobatch_mm.policies import build_policy
 
 STOCK = dict(
     cifar10='resnet/resnet18_8xb16_cifar10.py',
@@ -162,3 +178,229 @@ def test_a_run_from_our_command_line(tmp_path, explicit):
     train_tool.main([str(tmp_path / 'config.py'), '--infobatch'])
     rounds = (tmp_path / 'run/infobatch.jsonl').read_text().splitlines()
     assert [json.loads(line)['digest'] for line in rounds] == explicit
+
+
+# The snippets of docs/ways_in.md
+
+MIM = Path(mmpretrain.__file__).parent / '.mim'
+SCHEDULES = sorted((MIM / 'configs/_base_/schedules').glob('*.py'))
+COMMAND = 'A command line for every stock config'
+REPO = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def stock_file(tmp_path):
+    """Write a stock config with a hook and an import of its own."""
+    cfg = cls_toys.config(tmp_path / 'run', pruned=False)
+    cfg.custom_hooks = [dict(type='EMAHook')]
+    cfg.custom_imports = dict(imports=['cls_toys'])
+    cfg.dump(tmp_path / 'stock.py')
+    return tmp_path / 'stock.py'
+
+
+def digests_in(folder):
+    lines = Path(folder, 'infobatch.jsonl').read_text().splitlines()
+    return [json.loads(line)['digest'] for line in lines]
+
+
+def expected(stock, **options):
+    cfg = enable(Config.fromfile(stock), **options)
+    cfg.work_dir = str(stock.with_name('expected'))
+    cfg.visualizer.name = f'expected_{next(cls_toys.NUMBERS)}'
+    cfg.experiment_name = cfg.visualizer.name
+    Runner.from_cfg(cfg).train()
+    return digests_in(cfg.work_dir)
+
+
+def test_the_command_line_of_mmpretrain(stock_file):
+    line = snippets('ways_in.md', 'sh', COMMAND)[1]
+    paths = f'{REPO}{os.pathsep}{REPO / "tests/helpers"}'
+    tool = MIM / 'tools/train.py'
+    flags = ['--no-persistent-workers', '--no-pin-memory']
+    done = subprocess.run(
+        [sys.executable, tool, stock_file, *flags, *shlex.split(line)],
+        env=os.environ | dict(PYTHONPATH=paths, OMP_NUM_THREADS='1'),
+        cwd=stock_file.parent,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    options = dict(delta=0.9, policy=dict(prune_ratio=0.7))
+    assert digests_in(stock_file.with_name('run')) == expected(
+        stock_file, **options
+    )
+
+
+def test_components(stock_file):
+    (snippet,) = [
+        text
+        for text in snippets('ways_in.md', 'python', 'Components')
+        if 'WeightedClsHead' in text
+    ]
+    child = stock_file.with_name('child.py')
+    child.write_text(snippet)
+    runner = Runner.from_cfg(Config.fromfile(child))
+    runner.train()
+    assert 'EMAHook' in [type(hook).__name__ for hook in runner.hooks]
+    assert digests_in(stock_file.with_name('run')) == expected(stock_file)
+
+
+# What the schedules of mmpretrain name their loop by
+
+
+def test_most_schedules_name_no_type():
+    classic = [
+        path.stem
+        for path in SCHEDULES
+        if 'type' not in Config.fromfile(path).train_cfg
+    ]
+    assert len(classic) > len(SCHEDULES) / 2
+
+
+@pytest.mark.parametrize('path', SCHEDULES, ids=lambda path: path.stem)
+def test_the_loop_of_a_schedule(path):
+    train_cfg = Config.fromfile(path).train_cfg.to_dict()
+    pruned = prune_loop(train_cfg, 'mmpretrain')
+    by_epoch = train_cfg.pop('by_epoch', None)
+    stock = train_cfg.pop('type', 'EpochBasedTrainLoop')
+    assert by_epoch is not False
+    assert pruned == train_cfg | dict(type=f'infobatch_mm.InfoBatch{stock}')
+
+
+def test_a_run_by_the_hook_builds_its_loop(stock_file):
+    cfg = Config.fromfile(stock_file)
+    kind = 'infobatch_mm.override.PruneHook'
+    cfg.merge_from_dict({'default_hooks.infobatch.type': kind})
+    assert cfg.train_cfg == dict(by_epoch=True, max_epochs=4)
+    loop = Runner.from_cfg(cfg).train_loop
+    assert isinstance(loop, InfoBatchEpochBasedTrainLoop)
+    assert loop.max_epochs == 4
+
+
+# The configs that are shipped: overlays on stock twins
+
+CONFIGS = Path(__file__).parents[1] / 'configs'
+FOLDERS = ('cifar10', 'cifar100', 'tiny_imagenet', 'imagenet')
+FILES = [
+    path
+    for folder in FOLDERS
+    for path in sorted((CONFIGS / folder).glob('*.py'))
+]
+OVERLAYS = [path for path in FILES if path.stem.startswith('infobatch')]
+TWINS = [path for path in FILES if path not in OVERLAYS]
+# The families of mmpretrain's configs that the others are based on.
+UPSTREAM = {
+    'swin-tiny_16xb64_in1k': 'swin_transformer',
+    'resnet50_8xb256-rsb-a3-100e_in1k': 'resnet',
+    'resnet50_8xb32_in1k': 'resnet',
+    'resnet50_8xb16_cifar100': 'resnet',
+    'resnet18_8xb16_cifar10': 'resnet',
+    'resnet50_8xb16_cifar10': 'resnet',
+}
+MIXED = ('swin', 'rsb')
+
+
+@functools.cache
+def read(path):
+    return Config.fromfile(path)
+
+
+def load(path):
+    """Read a config, of which the caller has a copy."""
+    return deepcopy(read(path))
+
+
+@functools.cache
+def read_upstream(stem):
+    """Read a config of mmpretrain through a base, as the overlays do."""
+    with TemporaryDirectory() as folder:
+        file = Path(folder, f'{stem}.py')
+        file.write_text(f"_base_ = 'mmpretrain::{UPSTREAM[stem]}/{stem}.py'")
+        return Config.fromfile(file)
+
+
+def stock_of(path):
+    """Return the stock twin of an overlay, ours or mmpretrain's."""
+    stem = path.stem.partition('_')[2]
+    if stem in UPSTREAM:
+        return deepcopy(read_upstream(stem))
+    return load(path.with_name(f'{stem}.py'))
+
+
+@pytest.mark.parametrize('path', OVERLAYS, ids=lambda path: path.stem)
+def test_an_overlay_is_what_enable_makes_of_its_twin(path):
+    found = load(path).to_dict()
+    stock = stock_of(path)
+    (hook,) = found['custom_hooks']
+    options = {k: v for k, v in hook.items() if k != 'type'}
+    expected = enable(stock, **options).to_dict()
+    # mmengine's own loop by epochs will do.
+    expected['train_cfg'] = stock.train_cfg.to_dict()
+    # The scope is what mmengine adds to a base in another package.
+    kind = 'infobatch_mm.InfoBatchSampler'
+    expected['train_dataloader']['sampler'] = dict(type=kind)
+    imports = found.pop('custom_imports')
+    assert 'infobatch_mm' in imports['imports']
+    assert set(expected.pop('custom_imports')['imports']) == set(
+        imports['imports']
+    )
+    assert found == expected
+
+
+@pytest.mark.parametrize('path', OVERLAYS, ids=lambda path: path.stem)
+def test_its_hook_is_set_as_its_name_says(path):
+    (hook,) = load(path).custom_hooks
+    check_options({k: v for k, v in hook.items() if k != 'type'})
+    is_quantile = path.stem.startswith('infobatch-quantile')
+    kind = 'QuantilePolicy' if is_quantile else 'InfoBatchPolicy'
+    policy = build_policy(hook.policy, hook.delta)
+    assert type(policy).__name__ == kind
+    is_smoothed = 'score_momentum' in hook
+    assert is_smoothed == any(name in path.stem for name in MIXED)
+
+
+@pytest.mark.parametrize('path', OVERLAYS, ids=lambda path: path.stem)
+def test_it_builds_its_head(path):
+    cfg = load(path)
+    init_default_scope(cfg.default_scope)
+    head = MODELS.build(cfg.model.head)
+    assert isinstance(head.loss_module, WeightedHeadMixin)
+    assert head.num_classes == cfg.data_preprocessor.num_classes
+
+
+@pytest.mark.parametrize('path', TWINS, ids=lambda path: path.stem)
+def test_a_twin_of_ours_gives_class_scores(path):
+    cfg = load(path)
+    init_default_scope(cfg.default_scope)
+    model = MODELS.build(cfg.model).eval()
+    with torch.no_grad():
+        scores = model(torch.zeros(1, 3, 32, 32))
+    assert scores.shape == (1, cfg.data_preprocessor.num_classes)
+
+
+@pytest.mark.parametrize(
+    'file, name',
+    [
+        ('cifar10/resnet18-w8_1xb512-lars-100e_cifar10-10k.py', 'LARS'),
+        ('cifar10/resnet18-w8_1xb512-lamb-100e_cifar10-10k.py', 'Lamb'),
+        ('imagenet/resnet50_8xb256-lars-coslr-90e_in1k.py', 'LARS'),
+        ('imagenet/infobatch_resnet50_8xb256-rsb-a3-100e_in1k.py', 'Lamb'),
+    ],
+)
+def test_large_batches_have_their_optimizer(file, name):
+    """Also what mmpretrain excludes of it: norms, of LARS's trust ratio."""
+    cfg = load(CONFIGS / file)
+    init_default_scope('mmpretrain')
+    assert cfg.optim_wrapper.optimizer.type == name
+    assert cfg.train_dataloader.batch_size >= 256
+    backbone = dict(cfg.model.backbone, depth=18, norm_cfg=dict(type='BN'))
+    model = MODELS.build(backbone)
+    optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
+    norm = next(
+        group
+        for group in optimizer.param_groups
+        if group['params'][0] is model.norm1.weight
+    )
+    assert norm['weight_decay'] == 0
+    assert norm.get('lars_exclude', False) == (name == 'LARS')

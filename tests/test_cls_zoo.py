@@ -8,13 +8,12 @@ from mmengine.config import Config
 
 pytest.importorskip('mmpretrain')
 import cls_toys
-import zoos
+import files
 from mmpretrain.models.heads import LinearClsHead
 from mmpretrain.registry import MODELS
 
 from zoo import subject
-from zoo.configs import config_root
-from zoo.package import load_package
+from zoo.package import config_root, load_package
 
 MMPRETRAIN = load_package('mmpretrain')
 MIXUP = dict(type='Mixup', alpha=0.8)
@@ -73,18 +72,18 @@ def write_config(root, name, **settings):
             dict(type='CosineAnnealingLR', begin=5, T_max=95),
         ],
     )
-    zoos.write_config(root, name, **config | settings)
+    files.write_config(root, name, **config | settings)
 
 
 @pytest.fixture
 def zoo(tmp_path, monkeypatch):
     """A folder of configs in place of mmpretrain's."""
-    zoos.use_folder(tmp_path, monkeypatch)
+    files.use_folder(tmp_path, monkeypatch)
     return tmp_path
 
 
 def check(zoo, *args):
-    return zoos.check(zoo, '--package', 'mmpretrain', *args)
+    return files.check(zoo, '--package', 'mmpretrain', *args)
 
 
 def stock(name):
@@ -202,7 +201,7 @@ def passing(tmp_path_factory):
         squeezing=dict(head=cls_toys.linear_head(type='SqueezingClsHead')),
     )
     with pytest.MonkeyPatch.context() as monkeypatch:
-        zoos.use_folder(folder, monkeypatch)
+        files.use_folder(folder, monkeypatch)
         for name, settings in models.items():
             model = cls_toys.model(pruned=False, **settings)
             write_config(folder, name, model=model)

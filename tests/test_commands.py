@@ -1,26 +1,301 @@
-"""The commands: how they start, how they end, what they share."""
+"""The commands: how they start, how they end, and what they read."""
 
 import ast
+import importlib.util
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
+import weakref
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from unittest.mock import patch
 
 import pytest
 import torch
 import toys
+from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.registry import MODELS
 from processes import Child
-from test_tools import load_tool
 
-from infobatch_mm import commands
+from infobatch_mm import commands, extras
 from infobatch_mm.commands import ending, prepare, report, running, train
 from infobatch_mm.commands import test as test_command
 
 REPO = Path(__file__).parents[1]
+
+
+def load_tool(name: str) -> ModuleType:
+    """Import tools/NAME.py, which is a script and in no package."""
+    spec = importlib.util.spec_from_file_location(
+        f'infobatch_mm_tools_{name}', REPO / 'tools' / f'{name}.py'
+    )
+    module = importlib.util.module_from_spec(spec)
+    # A script finds its neighbours in the folder that it is in.
+    with patch.object(sys, 'path', [str(REPO / 'tools'), *sys.path]):
+        spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A config that names no work dir; LOCAL_RANK is put back at the end."""
+    monkeypatch.setenv('LOCAL_RANK', '0')
+    path = tmp_path / 'small_config.py'
+    path.write_text(
+        "optim_wrapper = dict(type='OptimWrapper')\n"
+        "model = dict(type='Inner', size=1)\n"
+        'test_dataloader = dict(dataset=dict(pipeline=[1]))\n'
+        'test_evaluator = dict(iou_metrics=["mIoU"])\n'
+    )
+    return path
+
+
+def load_train(config: Path, *flags: str) -> Config:
+    return train.load_config(train.parse_args([str(config), *flags]))
+
+
+def load_test(config: Path, *flags: str) -> Config:
+    arguments = [str(config), 'latest.pth', *flags]
+    return test_command.load_config(test_command.parse_args(arguments))
+
+
+def test_train_defaults(config):
+    cfg = load_train(config)
+    assert cfg.work_dir == './work_dirs/small_config'
+    assert (cfg.launcher, cfg.resume) == ('none', False)
+    assert cfg.optim_wrapper == dict(type='OptimWrapper')
+
+
+def test_train_flags_reach_the_config(config):
+    cfg = load_train(
+        config,
+        '--work-dir',
+        'out',
+        '--resume',
+        '--launcher',
+        'slurm',
+        '--cfg-options',
+        'model.size=7',
+        'model.pair="[(1,2),(3,4)]"',
+    )
+    assert (cfg.work_dir, cfg.resume, cfg.launcher) == ('out', True, 'slurm')
+    assert cfg.model == dict(type='Inner', size=7, pair=[(1, 2), (3, 4)])
+
+
+def test_work_dir_of_the_config_beats_its_name(config):
+    assert (
+        load_train(config, '--cfg-options', 'work_dir=mine').work_dir == 'mine'
+    )
+    assert (
+        load_train(
+            config, '--work-dir', 'cli', '--cfg-options', 'work_dir=mine'
+        ).work_dir
+        == 'cli'
+    )
+
+
+@pytest.mark.parametrize('tool', [train, test_command])
+@pytest.mark.parametrize('flag', ['--local_rank', '--local-rank'])
+def test_local_rank_is_set_unless_the_launcher_did(
+    tool, flag, config, monkeypatch
+):
+    arguments = [str(config)] + ['latest.pth'] * (tool is test_command)
+    monkeypatch.delenv('LOCAL_RANK')
+    tool.parse_args([*arguments, f'{flag}=3'])
+    assert os.environ['LOCAL_RANK'] == '3'
+    tool.parse_args([*arguments, f'{flag}=5'])
+    assert os.environ['LOCAL_RANK'] == '3'
+
+
+def test_amp_switches_the_wrapper(config, monkeypatch):
+    monkeypatch.setattr(train, 'get_device', lambda: 'cuda')
+    cfg = load_train(config, '--amp')
+    assert cfg.optim_wrapper == dict(
+        type='AmpOptimWrapper', loss_scale='dynamic'
+    )
+
+
+def test_amp_keeps_a_wrapper_that_is_mixed_already(config, monkeypatch):
+    monkeypatch.setattr(train, 'get_device', lambda: 'cuda')
+    cfg = load_train(
+        config,
+        '--amp',
+        '--cfg-options',
+        'optim_wrapper.type=AmpOptimWrapper',
+        'optim_wrapper.dtype=bfloat16',
+    )
+    assert cfg.optim_wrapper == dict(type='AmpOptimWrapper', dtype='bfloat16')
+
+
+@pytest.mark.parametrize(
+    ('device', 'kind', 'message'),
+    [
+        ('cuda', 'ApexOptimWrapper', "optim_wrapper.type='ApexOptimWrapper'"),
+        ('cpu', 'OptimWrapper', 'only a CPU was found'),
+    ],
+)
+def test_amp_refuses_in_one_line(
+    device, kind, message, config, monkeypatch, capsys
+):
+    monkeypatch.setattr(train, 'get_device', lambda: device)
+    arguments = [
+        str(config),
+        '--amp',
+        '--cfg-options',
+        f'optim_wrapper.type={kind}',
+    ]
+    with pytest.raises(SystemExit) as stopped:
+        train.main(arguments)
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ('option', 'message'),
+    [
+        ('policy=QuantilePolicy', "policy='QuantilePolicy' is not the config"),
+        ('policy.prune_ration=0.7', 'its settings: prune_ratio'),
+        ('policy.prune_ratio=70%', "prune_ratio must be .* '70%'"),
+        ('delta=2', 'delta must be in .* got 2'),
+        ('rounds=3', 'rounds=3 is not an option of InfoBatch; known: policy'),
+    ],
+)
+def test_a_wrong_option_is_refused_in_one_line(
+    option, message, config, capsys
+):
+    with pytest.raises(SystemExit) as stopped:
+        train.main([str(config), '--infobatch-options', option])
+    assert stopped.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(message, line)
+
+
+def test_a_checkpoint_to_resume_from_is_named(config):
+    cfg = load_train(config, '--resume', 'some.pth')
+    assert (cfg.resume, cfg.load_from) == (True, 'some.pth')
+
+
+def test_a_config_in_the_place_of_a_checkpoint_is_named(config, capsys):
+    with pytest.raises(SystemExit):
+        train.main(['--resume', str(config)])
+    assert 'put it before --resume' in capsys.readouterr().err
+
+
+def test_resume_leaves_load_from_as_mmseg_does(config):
+    cfg = load_train(config, '--resume', '--cfg-options', 'load_from=a.pth')
+    assert (cfg.resume, cfg.load_from) == (True, 'a.pth')
+
+
+@pytest.mark.parametrize(
+    ('load', 'flags', 'cure'),
+    [
+        (load_train, ['--no-validate'], 'val_cfg=None'),
+        (load_train, ['--auto-scale-lr'], 'auto_scale_lr.enable=True'),
+        (load_train, ['--no-pin-memory'], 'pin_memory=False'),
+        (load_train, ['--no-persistent-workers'], 'persistent_workers=False'),
+        (load_test, ['--out', 'x', '--out-item', 'pred'], 'label maps'),
+        (load_test, ['--amp'], 'test_cfg.fp16=True'),
+        (load_test, ['--interval', '2'], 'visualization.interval=N'),
+        (load_test, ['--no-pin-memory'], 'pin_memory=False'),
+    ],
+)
+def test_flags_of_mmpretrain_are_refused_elsewhere(load, flags, cure, config):
+    config.write_text(config.read_text() + "default_scope = 'mmseg'\n")
+    with pytest.raises(ValueError, match="default_scope='mmseg'") as error:
+        load(config, *flags)
+    flag = next(word for word in reversed(flags) if word.startswith('--'))
+    assert str(error.value).startswith(flag) and cure in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ('tool', 'extra'), [(train, []), (test_command, ['latest.pth'])]
+)
+def test_runner_type_goes_through_the_registry(
+    tool, extra, config, monkeypatch
+):
+    built = []
+    steps = SimpleNamespace(
+        _resume=False,
+        train=lambda: built.append('train'),
+        test=lambda: built.append('test'),
+    )
+    monkeypatch.setattr(running, 'init_default_scope', built.append)
+    monkeypatch.setattr(
+        running,
+        'RUNNERS',
+        SimpleNamespace(
+            build=lambda cfg: built.append(cfg.runner_type) or steps
+        ),
+    )
+    tool.main([str(config), *extra, '--cfg-options', 'runner_type=Special'])
+    verb = 'train' if tool is train else 'test'
+    assert built == ['mmengine', 'Special', verb]
+
+
+def test_group_is_left_after_training(config, monkeypatch):
+    """Its threads abort, now and then, a rank that ends before they do."""
+    address = dict(RANK='0', WORLD_SIZE='1', MASTER_ADDR='127.0.0.1')
+    for key, value in (address | dict(MASTER_PORT='0')).items():
+        monkeypatch.setenv(key, value)
+    groups = []
+
+    class Steps:
+        _resume = False
+
+        def train(self):
+            self.runner = self  # mmengine's runner holds itself, too
+            self.group = torch.distributed.group.WORLD
+            groups.append(weakref.ref(self.group))
+
+    monkeypatch.setattr(running, 'get_device', lambda: 'cpu')
+    monkeypatch.setattr(running, 'build_runner', lambda cfg: Steps())
+    train.main([str(config), '--launcher', 'pytorch'])
+    assert not torch.distributed.is_initialized()
+    assert [group() for group in groups] == [None]
+
+
+def test_test_flags_reach_the_config(config):
+    cfg = load_test(
+        config,
+        '--out',
+        'maps',
+        '--show-dir',
+        'painted',
+        '--tta',
+        '--cfg-options',
+        'tta_model.type=Outer',
+        'tta_pipeline=[2]',
+        'visualizer.type=V',
+        'default_hooks.visualization.type=H',
+    )
+    assert cfg.load_from == 'latest.pth'
+    assert cfg.test_evaluator == dict(
+        iou_metrics=['mIoU'], output_dir='maps', keep_results=True
+    )
+    assert cfg.visualizer.save_dir == 'painted'
+    assert cfg.default_hooks.visualization == dict(type='H', draw=True)
+    assert cfg.model == dict(type='Outer', module=dict(type='Inner', size=1))
+    assert cfg.test_dataloader.dataset.pipeline == [2]
+
+
+@pytest.mark.parametrize(
+    ('flag', 'message'),
+    [
+        ('--tta', '--tta needs tta_model and tta_pipeline'),
+        ('--show', 'need default_hooks.visualization'),
+    ],
+)
+def test_test_names_what_the_config_lacks(flag, message, config):
+    with pytest.raises(ValueError, match=message):
+        load_test(config, flag)
+
+
+# How they start
+
 DOORS = dict(
     train=train, test=test_command, prepare_data=prepare, report=report
 )
@@ -107,11 +382,11 @@ def test_an_error_of_ours_is_one_line(capsys):
         pytest.raises(SystemExit) as stopped,
         ending.in_one_line(parser, only=ending.is_ours),
     ):
-        ending.require_extra('things', 'json', 'no_such_package')
+        extras.require('no_such_package', 'things')
     assert stopped.value.code == 2
     assert capsys.readouterr().err == (
-        'infobatch train: error: no_such_package cannot be imported, which '
-        'this command needs; pip install "infobatch_mm[things]"\n'
+        'infobatch train: error: no_such_package is not installed, and this '
+        'needs it: pip install "infobatch_mm[things]"\n'
     )
 
 

@@ -1,18 +1,29 @@
-"""The weighted gradient, against gradients of single images by hand."""
+"""The weighted gradient: of single images by hand, and what makes it."""
 
-from collections import Counter
+import copy
+import pickle
+from collections import Counter, namedtuple
 
 import pytest
 import torch
 import toys
 from mmengine.structures import PixelData
+from mmseg.models.losses import cross_entropy_loss
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from torch import nn
 
 from infobatch_mm import InfoBatchPolicy, QuantilePolicy
 from infobatch_mm.heads import WeightedHeadMixin
+from infobatch_mm.heads.pixel_losses import (
+    PixelLosses,
+    class_balanced_means,
+    image_means,
+    keep_pixel_losses,
+)
 from infobatch_mm.ledger import Ledger
+from infobatch_mm.rescale import scale_gradient
+from infobatch_mm.scores import ScoreBoard
 
 SCORES = torch.tensor([0.1, 0.2, 0.3, 0.5, 0.6, 0.8, 3.0])
 POLICIES = dict(
@@ -127,3 +138,324 @@ def test_over_all_plans_it_is_the_full_gradient(policy):
     truth = single_gradients(images, samples).sum(0)
     assert standard_errors(torch.stack(weighted), counts, truth) < 3
     assert standard_errors(torch.stack(plain), counts, truth) > 10
+
+
+# Ledger: open during a training step, closed otherwise
+
+IDS, WEIGHTS = torch.tensor([4, 1]), torch.tensor([2.0, 1.0])
+
+
+def opened() -> Ledger:
+    ledger = Ledger()
+    ledger.open(IDS, WEIGHTS)
+    return ledger
+
+
+def test_it_is_open_from_open_to_close():
+    ledger = Ledger()
+    assert not ledger.is_open
+    ledger.open(IDS, WEIGHTS)
+    assert ledger.is_open
+    assert ledger.weights is WEIGHTS
+    ledger.record('head', torch.zeros(2))
+    ledger.close()
+    assert not ledger.is_open
+    assert ledger.ids is ledger.weights is ledger.losses is None
+
+
+def test_it_adds_up_the_losses_of_the_heads():
+    ledger = opened()
+    ledger.record(
+        'decode', torch.tensor([1.0, 2.0]).bfloat16().requires_grad_()
+    )
+    ledger.record('auxiliary', torch.tensor([2**-12, 0.5]).bfloat16())
+    assert ledger.reporters == ['decode', 'auxiliary']
+    ids, losses = ledger.close()
+    assert ids.tolist() == [4, 1]
+    assert losses.tolist() == [1 + 2**-12, 2.5]  # in float32
+    assert losses.dtype == torch.float32
+    assert not losses.requires_grad
+
+
+def test_a_batch_knows_nothing_of_the_one_before():
+    ledger = opened()
+    ledger.record('decode', torch.ones(2))
+    ledger.open(IDS, WEIGHTS)  # after a step that raised
+    assert ledger.losses is None
+    assert ledger.reporters == []
+    ledger.record('decode', torch.zeros(2))
+    assert ledger.close()[1].tolist() == [0, 0]
+
+
+def test_recording_leaves_the_losses_as_they_were():
+    ledger, losses = opened(), torch.ones(2)
+    ledger.record('decode', losses)
+    ledger.record('auxiliary', losses)
+    assert losses.tolist() == [1, 1]
+
+
+def test_it_can_be_open_within_a_block_alone():
+    ledger = opened()
+    ledger.record('decode', torch.ones(2))
+    ledger.is_open = False
+    with pytest.raises(KeyError), ledger.open_again():
+        assert ledger.is_open and ledger.losses is None
+        ledger.record('decode', torch.zeros(2))
+        raise KeyError
+    assert not ledger.is_open
+    assert ledger.close()[1].tolist() == [0, 0]
+
+
+def test_rows_are_found_by_sample():
+    ledger = Ledger()
+    slots = torch.tensor([70, 10, 40])
+    weights = torch.tensor([2.0, 1.0, 3.0])
+    ledger.open(slots, weights, samples=[7, 1, 4], nowhere=99)
+    rows = ledger.rows([4, 7, 4])
+    assert rows.weights.tolist() == [3.0, 2.0, 3.0]
+    ledger.record('decode', torch.tensor([1.0, 5.0, 2.0]), rows)
+    ids, losses = ledger.close()
+    assert ids.tolist() == [70, 99, 40]
+    assert losses.tolist() == [5.0, 0.0, 1.5]
+
+
+def test_the_batch_in_its_own_order_needs_no_places():
+    ledger = Ledger()
+    ledger.open(IDS, WEIGHTS, samples=[4, 1])
+    rows = ledger.rows([4, 1])
+    assert rows.places is None and rows.weights is WEIGHTS
+
+
+def test_a_sample_that_comes_twice_has_places_of_its_own():
+    ledger = Ledger()
+    ledger.open(torch.tensor([4, 4]), WEIGHTS, samples=[4, 4], nowhere=99)
+    ledger.record('decode', torch.tensor([1.0, 2.0]), ledger.rows([4, 4]))
+    ids, losses = ledger.close()
+    assert ids.tolist() == [4, 4] and losses.tolist() == [1.0, 2.0]
+
+
+def test_a_step_without_a_loss_is_an_error():
+    with pytest.raises(RuntimeError, match='no weighted head has computed'):
+        opened().close()
+
+
+@pytest.mark.parametrize(
+    'duplicate',
+    [
+        copy.copy,
+        copy.deepcopy,
+        lambda ledger: pickle.loads(pickle.dumps(ledger)),
+    ],
+    ids=['copy', 'deepcopy', 'pickle'],
+)
+def test_a_copy_is_a_new_and_closed_one(duplicate):
+    ledger = opened()
+    ledger.record('decode', torch.ones(2))
+    other = duplicate(ledger)
+    assert not other.is_open
+    assert other.losses is None
+    assert other.reporters == []
+    assert ledger.is_open
+    assert ledger.reporters == ['decode']
+
+
+# scale_gradient: identity forward, weighted backward
+
+FACTORS = torch.tensor([2.0, 1.0, 0.0, 4 / 3])
+Pair = namedtuple('Pair', 'logits boxes')
+
+
+def leaf(*shape: int, dtype=torch.float32) -> torch.Tensor:
+    rng = torch.Generator().manual_seed(len(shape))
+    values = torch.randn(shape, generator=rng).to(dtype)
+    return values.requires_grad_()
+
+
+def loss_of(logits: torch.Tensor) -> torch.Tensor:
+    return (
+        logits.double().sin() * torch.arange(logits.numel()).view_as(logits)
+    ).sum()
+
+
+def scaled_gradient(logits: torch.Tensor, weights=None, axis: int = 0):
+    """Return the gradient of a loss, weighted if weights are given."""
+    scaled = logits
+    if weights is not None:
+        scaled = scale_gradient(logits, weights, axis=axis)
+    return torch.autograd.grad(loss_of(scaled), logits)[0]
+
+
+@pytest.mark.parametrize('shape', [(4,), (4, 3), (4, 3, 5, 2)])
+def test_the_value_is_untouched_and_the_gradient_weighted(shape):
+    logits = leaf(*shape)
+    scaled = scale_gradient(logits, FACTORS)
+    assert scaled.requires_grad
+    assert torch.equal(scaled, logits)
+    expected = scaled_gradient(logits) * FACTORS.view(
+        4, *[1] * (len(shape) - 1)
+    )
+    assert torch.equal(scaled_gradient(logits, FACTORS), expected)
+
+
+def test_it_is_the_weighted_sum_of_single_image_gradients():
+    weight, images = (
+        leaf(3, 5),
+        torch.randn(4, 5, generator=torch.Generator().manual_seed(0)),
+    )
+
+    def grad_of(losses):
+        return torch.autograd.grad(losses.sum(), weight)[0]
+
+    def losses(logits):
+        return logits.logsumexp(1)
+
+    got = grad_of(losses(scale_gradient(images @ weight.T, FACTORS)))
+    single = [grad_of(losses(image[None] @ weight.T)) for image in images]
+    expected = sum(w * g for w, g in zip(FACTORS, single, strict=True))
+    torch.testing.assert_close(got, expected)
+
+
+def test_the_batch_may_lie_on_another_axis():
+    layers = leaf(2, 4, 3)
+    expected = scaled_gradient(layers) * FACTORS.view(1, 4, 1)
+    assert torch.equal(scaled_gradient(layers, FACTORS, axis=1), expected)
+
+
+def test_a_weight_of_one_changes_no_bit():
+    values = [-0.0, 1e-45, 1e-40, 1 / 3, 3e38, torch.inf]
+    for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.half):
+        incoming = torch.tensor(values, dtype=torch.float64).to(dtype)
+        logits = torch.zeros(6, dtype=dtype, requires_grad=True)
+        scaled = scale_gradient(logits, torch.ones(6))
+        (got,) = torch.autograd.grad(scaled, logits, incoming)
+        assert got.dtype == dtype
+        bits = torch.uint8
+        assert torch.equal(got.view(bits), incoming.view(bits))
+
+
+def test_a_weight_of_zero_leaves_no_gradient():
+    assert scaled_gradient(leaf(4, 3), torch.zeros(4)).count_nonzero() == 0
+
+
+def test_half_precision_is_weighted_in_float32_and_rounded_once():
+    logits = leaf(4, 50, dtype=torch.bfloat16)
+    weights = torch.tensor([4 / 3, 10 / 7, 1.1, 1.7])
+    plain = scaled_gradient(logits)
+    expected = (plain.float() * weights[:, None]).bfloat16()
+    assert torch.equal(scaled_gradient(logits, weights), expected)
+    # The check can fail: rounding the weight first gives another result.
+    assert not torch.equal(plain * weights[:, None].bfloat16(), expected)
+
+
+def test_it_works_under_autocast():
+    logits, weight = leaf(4, 3), torch.eye(3)
+    with torch.autocast('cpu', torch.bfloat16):
+        scaled = scale_gradient(logits @ weight, FACTORS)
+        assert scaled.dtype == torch.bfloat16
+    (got,) = torch.autograd.grad(scaled.sum(), logits)
+    expected = FACTORS.bfloat16().float()[:, None].expand(4, 3)
+    assert torch.equal(got, expected)
+
+
+@pytest.mark.parametrize(
+    'nest',
+    [
+        lambda a, b: (a, b),
+        lambda a, b: [a, [b]],
+        lambda a, b: dict(logits=a, more=dict(boxes=(b,))),
+        lambda a, b: Pair(logits=a, boxes=[b]),
+    ],
+    ids=['tuple', 'list', 'dict', 'namedtuple'],
+)
+def test_nests_keep_their_shape_and_each_tensor_is_weighted(nest):
+    a, b = leaf(4, 3), leaf(4, 3, 5)
+    scaled = scale_gradient(nest(a, b), FACTORS)
+    seen = []
+
+    def compare(got, expected):
+        assert type(got) is type(expected)
+        if isinstance(got, torch.Tensor):
+            seen.append(got)
+            assert torch.equal(got, expected)
+        elif isinstance(got, dict):
+            assert got.keys() == expected.keys()
+            compare(list(got.values()), list(expected.values()))
+        else:
+            for pair in zip(got, expected, strict=True):
+                compare(*pair)
+
+    compare(scaled, nest(a, b))
+    grads = torch.autograd.grad(sum(map(loss_of, seen)), (a, b))
+    for logits, got in zip((a, b), grads, strict=True):
+        assert torch.equal(got, scaled_gradient(logits, FACTORS))
+
+
+def test_what_carries_no_gradient_is_passed_through():
+    labels, other = torch.zeros(7, dtype=torch.int64), object()
+    assert scale_gradient(labels, FACTORS) is labels
+    assert scale_gradient([other, None, 3], FACTORS) == [other, None, 3]
+
+
+@pytest.mark.parametrize(
+    ('shape', 'axis'), [((3, 4), 0), ((4, 3), 1), ((4,), 1), ((), 0)]
+)
+def test_a_tensor_without_the_batch_is_refused(shape, axis):
+    with pytest.raises(ValueError, match=rf'axis {axis} .* 4 images'):
+        scale_gradient([leaf(*shape)], FACTORS, axis=axis)
+
+
+def test_it_does_not_wait_for_the_device():
+    # A tensor on `meta` has no value: reading one raises.
+    logits = torch.zeros(4, 3, device='meta', requires_grad=True)
+    weights = torch.zeros(4, device='meta')
+    scale_gradient(logits * 2, weights).sum().backward()
+    assert logits.grad.is_meta
+
+
+# A training step gets no device-to-host transfer from our functions: on
+# the meta device `.item()`, `.cpu()`, `.tolist()` and boolean indexing raise
+# by themselves.
+
+META = torch.device('meta')
+
+
+@pytest.mark.parametrize(
+    'work',
+    [
+        lambda t: t.sum().item(),
+        lambda t: t.tolist(),
+        lambda t: t[t > 0],
+        lambda t: t.cpu(),
+    ],
+)
+def test_the_meta_device_notices_a_transfer(work):
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        work(torch.ones(3, device=META))
+
+
+@pytest.mark.parametrize('avg_non_ignore', [False, True])
+@pytest.mark.parametrize('with_class_weight', [False, True])
+def test_a_step(avg_non_ignore, with_class_weight):
+    ids = torch.zeros(2, dtype=torch.int64, device=META)
+    ledger, board = Ledger(), ScoreBoard(5, device=META)
+    ledger.open(ids, torch.ones(2, device=META))
+    logits = torch.randn(2, 3, 4, 4, device=META, requires_grad=True)
+    labels = torch.zeros(2, 4, 4, dtype=torch.int64, device=META)
+    class_weight = torch.ones(3, device=META) if with_class_weight else None
+    with keep_pixel_losses() as kept:
+        scaled = scale_gradient(logits, ledger.weights)
+        pixels = cross_entropy_loss.F.cross_entropy(
+            scaled,
+            labels,
+            weight=class_weight,
+            reduction='none',
+            ignore_index=255,
+        )
+    pixels.mean().backward()
+    (pixel_losses,) = kept
+    assert isinstance(pixel_losses, PixelLosses)
+    ledger.record('head', image_means(pixel_losses, avg_non_ignore))
+    ledger.record('other head', class_balanced_means(pixel_losses))
+    board.update(*ledger.close())
+    assert logits.grad.shape == logits.shape
+    assert board.scores.shape == (5,)

@@ -3,11 +3,14 @@
 import pickle
 from copy import deepcopy
 
+import light
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812
 import toys
 from mmengine.config import Config
-from mmengine.structures import PixelData
+from mmengine.registry import MODELS as ENGINE_MODELS
+from mmengine.structures import BaseDataElement, PixelData
 from mmseg.models.losses import cross_entropy_loss
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
@@ -15,8 +18,10 @@ from processes import run_code
 from torch import nn
 
 from infobatch_mm.heads import WeightedHeadMixin, attach
-from infobatch_mm.heads.pixel_losses import can_score_in_one_pass
+from infobatch_mm.heads.padding import own_parts
+from infobatch_mm.heads.pixel_losses import has_plain_cross_entropy
 from infobatch_mm.heads.scoring import total_loss
+from infobatch_mm.ledger import Ledger
 
 # A deprecation that OHEMPixelSampler itself runs into.
 pytestmark = pytest.mark.filterwarnings('ignore:``build_pixel_sampler``')
@@ -132,7 +137,7 @@ def test_a_score_is_the_stock_loss_of_a_batch_of_one(loss, ignored):
         expected = stock_scores(stock, logits, samples)
     except IndexError:
         pytest.skip('upstream: class_weight fails on ignored pixels')
-    assert can_score_in_one_pass(head) == (loss in ONE_PASS)
+    assert has_plain_cross_entropy(head) == (loss in ONE_PASS)
     scores = scores_of(head, logits, samples)
     torch.testing.assert_close(scores, expected, rtol=1e-5, atol=1e-6)
     assert scores.unique().numel() == 4
@@ -406,3 +411,252 @@ def test_attaching_twice_changes_nothing():
     kind, ledger = type(head), head.infobatch_ledger
     assert attach(head) is head
     assert type(head) is kind and head.infobatch_ledger is ledger
+
+
+# The score of an image does not depend on the sizes of those beside it
+
+LOSSES = dict(
+    plain=[CE],
+    two=[CE, dict(CE, loss_name='loss_b', avg_non_ignore=True)],
+    dice=[CE, dict(type='DiceLoss')],
+    sigmoid=[dict(CE, use_sigmoid=True)],
+)
+SIZES = [(32, 32), (64, 48), (32, 64)]
+
+
+def images():
+    generator = torch.Generator().manual_seed(0)
+    return [
+        dict(
+            inputs=torch.randint(256, (3, *size), generator=generator),
+            labels=torch.randint(11, (1, *size), generator=generator),
+        )
+        for size in SIZES
+    ]
+
+
+def padded(indices, **size):
+    """Return what mmseg's preprocessor makes of some of the images."""
+    kinds = dict(mean=[0.0] * 3, std=[1.0] * 3, seg_pad_val=255)
+    preprocessor = MODELS.build(
+        dict(type='SegDataPreProcessor', **kinds, **size)
+    )
+    chosen = [images()[i] for i in indices]
+    samples = [
+        SegDataSample(gt_sem_seg=PixelData(data=each['labels']))
+        for each in chosen
+    ]
+    inputs = [each['inputs'] for each in chosen]
+    return preprocessor(dict(inputs=inputs, data_samples=samples), True)
+
+
+def logits_of(inputs):
+    """Return logits that an image's own pixels decide, in full size."""
+    channels = torch.linspace(-1, 1, 11).view(1, -1, 1, 1)
+    return channels * inputs.mean(1, keepdim=True) / 64
+
+
+def scores(loss, indices, balanced=False, **size):
+    torch.manual_seed(0)
+    head = MODELS.build(toys.weighted(toys.fcn_head(loss_decode=LOSSES[loss])))
+    batch = padded(indices, **size)
+    ledger = head.infobatch_ledger
+    ledger.class_balanced = balanced
+    ledger.open(torch.arange(len(indices)), torch.ones(len(indices)))
+    head.loss_by_feat(logits_of(batch['inputs']), batch['data_samples'])
+    return ledger.close()[1]
+
+
+@pytest.mark.parametrize('size', [dict(size_divisor=32), dict(size=(96, 96))])
+@pytest.mark.parametrize('loss', LOSSES)
+def test_a_score_is_that_of_the_image_in_its_own_size(loss, size):
+    together = scores(loss, [0, 1, 2], **size)
+    alone = [scores(loss, [i], size_divisor=1) for i in range(3)]
+    torch.testing.assert_close(together, torch.cat(alone))
+    assert together.unique().numel() == 3
+
+
+def test_so_is_a_class_balanced_one():
+    together = scores('plain', [0, 1, 2], balanced=True, size_divisor=32)
+    alone = [scores('plain', [i], True, size_divisor=1) for i in range(3)]
+    torch.testing.assert_close(together, torch.cat(alone))
+
+
+def test_parts_of_a_batch():
+    samples = padded([0, 1], size_divisor=1)['data_samples']
+    small, large = own_parts((None, samples), {})
+    assert (small.share, large.share) == (32 * 32 / (64 * 48), 1.0)
+    assert (small.rows, small.columns) == (slice(0, 32), slice(0, 32))
+    assert own_parts((), dict(metas=[s.metainfo for s in samples]))
+    same = padded([1, 1], size_divisor=1)['data_samples']
+    assert own_parts((None, same), {}) is None
+    assert own_parts((None, [SegDataSample()]), {}) is None
+
+
+# Rows of a head are matched by the id of their sample
+
+IDS = [30, 10, 40, 20]
+WEIGHTS = torch.tensor([0.5, 2.0, 0.0, 4 / 3])
+# Rows of the head, as places in the batch.
+ORDERS = dict(
+    own=[0, 1, 2, 3],
+    sorted=[1, 3, 0, 2],
+    repeated=[0, 1, 2, 3, 0, 1, 2, 3],
+    once_more=[2, 0, 1, 1, 3],
+    left_out=[3, 1],
+)
+
+
+def batch():
+    """Return points and their samples."""
+    generator = torch.Generator().manual_seed(0)
+    points = torch.randn(len(IDS), 4, generator=generator)
+    samples = [
+        BaseDataElement(
+            metainfo=dict(label=k % 3, shift=0.0, infobatch_index=index)
+        )
+        for k, index in enumerate(IDS)
+    ]
+    return points, samples
+
+
+def opened(head):
+    head.infobatch_ledger = ledger = Ledger()
+    places = torch.arange(len(IDS))
+    ledger.open(places, WEIGHTS, samples=IDS, nowhere=99)
+    return ledger
+
+
+@pytest.mark.parametrize('order', ORDERS.values(), ids=ORDERS)
+def test_weights_and_scores_follow_the_samples(order):
+    points, samples = batch()
+    head = attach(light.LightHead())
+    ledger = opened(head)
+    rows = points[order]
+    loss = head.loss_by_feat(head.fc(rows), [samples[i] for i in order])
+    (gradient,) = torch.autograd.grad(loss['loss_ce'], head.fc.weight)
+    where, scores = ledger.close()
+
+    labels = torch.tensor([samples[i].label for i in order])
+    losses = F.cross_entropy(head.fc(rows), labels, reduction='none')
+    expected = (WEIGHTS[order] * losses).mean()
+    torch.testing.assert_close(
+        gradient, torch.autograd.grad(expected, head.fc.weight)[0]
+    )
+    labels = torch.tensor([sample.label for sample in samples])
+    alone = F.cross_entropy(head.fc(points), labels, reduction='none')
+    seen = [i in order for i in range(4)]
+    torch.testing.assert_close(scores[seen], alone.detach()[seen])
+    assert where.tolist() == [i if s else 99 for i, s in enumerate(seen)]
+
+
+def test_the_score_of_a_repeated_sample_is_the_mean_over_its_rows():
+    points, samples = batch()
+    head = attach(light.LightHead())
+    ledger = opened(head)
+    views = torch.cat([points, 2 * points])
+    head.loss_by_feat(head.fc(views), samples + samples)
+    labels = torch.tensor([sample.label for sample in samples * 2])
+    losses = F.cross_entropy(head.fc(views), labels, reduction='none')
+    expected = losses.detach().view(2, 4).mean(0)
+    torch.testing.assert_close(ledger.close()[1], expected)
+
+
+def test_two_losses_of_one_step_add_up():
+    points, samples = batch()
+    head = attach(light.LightHead())
+    ledger = opened(head)
+    head.loss_by_feat(head.fc(points), samples)
+    once = ledger.losses
+    head.loss_by_feat(head.fc(points.flip(0)), samples[::-1])
+    torch.testing.assert_close(ledger.close()[1], 2 * once)
+
+
+@pytest.mark.parametrize(
+    'index, message',
+    [(7, r'not of its batch: infobatch_index \[7\]'), (None, 'carry no info')],
+)
+def test_a_sample_that_is_not_of_the_batch_is_an_error(index, message):
+    points, samples = batch()
+    stranger = BaseDataElement(metainfo=dict(label=0, shift=0.0))
+    if index is not None:
+        stranger.set_metainfo(dict(infobatch_index=index))
+    head = attach(light.LightHead())
+    opened(head)
+    with pytest.raises(RuntimeError, match=f'LightHead .*{message}'):
+        head.loss_by_feat(head.fc(points), [*samples[:3], stranger])
+
+
+def test_rows_that_are_not_those_of_the_samples_are_an_error():
+    points, samples = batch()
+    head = attach(light.LightHead())
+    opened(head)
+    with pytest.raises(ValueError, match='the batch of 3 images'):
+        head.loss_by_feat(head.fc(points), samples[:3])
+
+
+class LabelsOnly(light.LightHead):
+    """A head whose loss_by_feat gets labels, like SAN's, but no samples."""
+
+    def loss(self, points, data_samples):
+        labels = torch.tensor([sample.label for sample in data_samples])
+        return self.loss_by_feat(self.fc(points), labels)
+
+    def loss_by_feat(self, logits, labels):
+        return dict(loss_ce=F.cross_entropy(logits, labels))
+
+
+def test_ids_are_those_of_the_call_around_where_a_seam_gets_none():
+    points, samples = batch()
+    order = ORDERS['sorted']
+    head = attach(LabelsOnly())
+    ledger = opened(head)
+    head.loss(points[order], [samples[i] for i in order])
+    labels = torch.tensor([sample.label for sample in samples])
+    expected = F.cross_entropy(head.fc(points), labels, reduction='none')
+    torch.testing.assert_close(ledger.close()[1], expected.detach())
+
+
+def test_new_samples_of_the_models_own_are_an_error():
+    class Rebuilding(light.LightHead):
+        def loss(self, points, data_samples):
+            bare = [
+                BaseDataElement(metainfo=dict(label=0, shift=0.0))
+                for _ in data_samples
+            ]
+            return self.loss_by_feat(self.fc(points), bare)
+
+    points, samples = batch()
+    head = attach(Rebuilding())
+    opened(head)
+    with pytest.raises(RuntimeError, match='carry no infobatch_index'):
+        head.loss(points, samples)
+
+
+@ENGINE_MODELS.register_module()
+class SortingModel(light.LightModel):
+    """Sort the batch by label before the head, and repeat half of it."""
+
+    def forward(self, inputs, data_samples, mode):
+        order = sorted(range(len(inputs)), key=lambda i: data_samples[i].label)
+        order += order[: len(order) // 2]
+        inputs = [inputs[i] for i in order]
+        data_samples = [data_samples[i] for i in order]
+        return super().forward(inputs, data_samples, mode)
+
+
+def test_a_run_of_a_model_that_sorts_its_batch(tmp_path):
+    """With nothing learned, each score is the loss of its own sample."""
+    cfg = light.config(
+        tmp_path, dict(type='EpochBasedTrainLoop', max_epochs=3), samples=24
+    )
+    cfg.model.type = 'SortingModel'
+    cfg.optim_wrapper.optimizer.lr = 0.0
+    runner = toys.train(cfg)
+    data, head = runner.train_dataloader.dataset, runner.model.head
+    points = torch.stack([data[i]['inputs'] for i in range(24)])
+    labels = torch.tensor([data[i]['data_samples'].label for i in range(24)])
+    expected = F.cross_entropy(head.fc(points), labels, reduction='none')
+    hook = toys.hook_of(runner)
+    torch.testing.assert_close(hook.board.scores, expected.detach())
+    assert hook.samples_seen < hook.samples_budget

@@ -4,10 +4,17 @@ import json
 import math
 from pathlib import Path
 
+import light
 import pytest
+import torch
 import toys
+from mmengine.hooks import CheckpointHook, Hook
+from mmengine.registry import DATA_SAMPLERS, HOOKS
+from mmengine.runner import Runner
+from torch.utils.data import BatchSampler
 
-from infobatch_mm import InfoBatchHook
+from infobatch_mm import InfoBatchHook, checks
+from infobatch_mm.sampler import InfoBatchSampler
 
 
 def read_rounds(work_dir):
@@ -191,3 +198,283 @@ def test_a_ramp_prunes_more_and_more(tmp_path):
     # At 1/4, 2/4 and 3/4 of the clock 0.225, 0.45 and 0.675 are pruned
     # of 24: 19, 13 and 8 are left, in batches of 2.
     assert [r['kept'] for r in read_rounds(tmp_path)] == [24, 20, 14, 8]
+
+
+# What a run's hooks, loader and scheduler may do: served, or refused
+
+EPOCHS = dict(type='EpochBasedTrainLoop', max_epochs=4)
+ITERS = dict(type='InfoBatchIterBasedTrainLoop', max_iters=24)
+LOOPS = pytest.mark.parametrize('loop', [EPOCHS, ITERS], ids=['epoch', 'iter'])
+
+
+def steps_of(cfg, *hooks):
+    """Train; return the runner and the samples of each step."""
+    found = []
+
+    class Watch(Hook):
+        def after_train_iter(self, runner, batch_idx, data_batch, outputs):
+            samples = data_batch['data_samples']
+            found.append([s.infobatch_index for s in samples])
+
+    runner = Runner.from_cfg(cfg)
+    for hook in (Watch(), *hooks):
+        runner.register_hook(hook)
+    runner.train()
+    return runner, found
+
+
+# Refused before the first step
+
+
+@LOOPS
+def test_a_second_call_of_train(tmp_path, loop):
+    runner = toys.train(light.config(tmp_path, loop))
+    lines = (tmp_path / 'infobatch.jsonl').read_text()
+    with pytest.raises(RuntimeError, match=r'train\(\).*second.*resume=True'):
+        runner.train()
+    assert (tmp_path / 'infobatch.jsonl').read_text() == lines
+
+
+@pytest.mark.parametrize(
+    ('checkpoint', 'ours'), [('NORMAL', None), (None, 'LOWEST')]
+)
+def test_a_checkpoint_hook_before_ours(tmp_path, checkpoint, ours):
+    cfg = light.config(tmp_path, EPOCHS)
+    if checkpoint:
+        cfg.default_hooks.checkpoint.priority = checkpoint
+    if ours:
+        cfg.custom_hooks[0].priority = ours
+    runner = Runner.from_cfg(cfg)
+    with pytest.raises(ValueError, match='CheckpointHook.*before InfoBatch'):
+        runner.train()
+    assert runner.iter == 0
+
+
+class SwitchesLoss(Hook):
+    """As mmpretrain's SwitchRecipeHook keeps its schedule."""
+
+    def __init__(self, **recipe):
+        self.schedule = {3: recipe}
+
+
+def test_a_switch_of_the_loss(tmp_path):
+    runner = Runner.from_cfg(light.config(tmp_path, EPOCHS))
+    runner.register_hook(SwitchesLoss(loss=torch.nn.Identity()))
+    with pytest.raises(ValueError, match='SwitchesLoss.*another loss'):
+        runner.train()
+    runner = Runner.from_cfg(light.config(tmp_path, EPOCHS))
+    runner.register_hook(SwitchesLoss(train_pipeline=[]))
+    runner.train()
+
+
+@pytest.mark.parametrize(
+    ('kept', 'batch', 'ranks', 'round_up', 'fits'),
+    [
+        (24, 4, 2, False, True),
+        (23, 4, 2, False, True),  # 12 and 11: three steps each
+        (17, 4, 2, False, False),  # 9 and 8
+        (17, 4, 2, True, True),
+        (17, 4, 1, False, True),
+    ],
+)
+def test_ranks_make_as_many_steps(
+    monkeypatch, kept, batch, ranks, round_up, fits
+):
+    sampler = InfoBatchSampler(range(kept), seed=0, round_up=round_up)
+    monkeypatch.setattr(sampler, 'world_size', ranks)
+    if fits:
+        checks.check_equal_batches(sampler, kept, batch)
+        return
+    with pytest.raises(ValueError, match='round_up=False.*9 and 8 of 17'):
+        checks.check_equal_batches(sampler, kept, batch)
+
+
+# Refused when it happens
+
+
+def test_a_train_dataloader_that_is_replaced(tmp_path):
+    class Replace(Hook):
+        def before_train_epoch(self, runner):
+            if runner.epoch == 1:
+                cfg = light.config(tmp_path, EPOCHS).train_dataloader
+                runner.train_loop.dataloader = runner.build_dataloader(cfg)
+
+    runner = Runner.from_cfg(light.config(tmp_path, EPOCHS))
+    runner.register_hook(Replace(), priority='LOWEST')
+    with pytest.raises(RuntimeError, match='dataloader was replaced'):
+        runner.train()
+    assert runner.epoch == 1
+
+
+def test_a_head_that_is_replaced(tmp_path):
+    class Replace(Hook):
+        def after_train_epoch(self, runner):
+            runner.model.head = light.LightHead()
+
+    runner = Runner.from_cfg(light.config(tmp_path, EPOCHS))
+    runner.register_hook(Replace())
+    with pytest.raises((RuntimeError, ValueError), match='not weighted'):
+        runner.train()
+    assert runner.epoch == 1
+
+
+# Served
+
+
+@DATA_SAMPLERS.register_module()
+class HoldsBack(BatchSampler):
+    """Groups even and odd samples, as AspectRatioBatchSampler does shapes."""
+
+    def __iter__(self):
+        waiting = {0: [], 1: []}
+        for index in self.sampler:
+            group = waiting[index % 2]
+            group.append(index)
+            if len(group) == self.batch_size:
+                yield list(group)
+                group.clear()
+        rest = waiting[0] + waiting[1]
+        for begin in range(0, len(rest), self.batch_size):
+            yield rest[begin : begin + self.batch_size]
+
+
+@pytest.mark.parametrize('stop', [2, 4, 8])
+def test_a_batch_sampler_that_holds_samples_back(tmp_path, stop):
+    class Stop(Hook):
+        priority = 'LOWEST'
+
+        def after_train_iter(self, runner, *args, **kwargs):
+            if runner.iter + 1 == stop:
+                raise KeyboardInterrupt
+
+    def config(resume=False):
+        cfg = light.config(tmp_path, ITERS, samples=24)
+        cfg.train_dataloader.batch_sampler = dict(
+            type='HoldsBack', drop_last=False
+        )
+        cfg.default_hooks.checkpoint = dict(
+            type='CheckpointHook', by_epoch=False, interval=1
+        )
+        cfg.resume = resume
+        return cfg
+
+    before = []
+
+    class Watch(Hook):
+        def after_train_iter(self, runner, batch_idx, data_batch, outputs):
+            before.append(
+                [s.infobatch_index for s in data_batch['data_samples']]
+            )
+
+    runner = Runner.from_cfg(config())
+    runner.register_hook(Watch())
+    runner.register_hook(Stop())
+    with pytest.raises(KeyboardInterrupt):
+        runner.train()
+    plan = toys.hook_of(runner).plan
+    first = toys.hook_of(runner).round_begin_iter
+    _, after = steps_of(config(resume=True))
+    steps = (before + after)[first : first + len(plan) // 4]
+    trained = sorted(index for step in steps for index in step)
+    assert trained == sorted(plan.indices.tolist())
+
+
+@HOOKS.register_module()
+class UploadingCheckpointHook(CheckpointHook):
+    """Does something with each file as it is written."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.uploaded = []
+
+    def _save_checkpoint_with_step(self, runner, step, meta):
+        super()._save_checkpoint_with_step(runner, step, meta)
+        self.uploaded.append(torch.load(self.last_ckpt, weights_only=False))
+
+
+def test_a_subclass_of_the_checkpoint_hook_is_called(tmp_path):
+    cfg = light.config(tmp_path, EPOCHS)
+    cfg.default_hooks.checkpoint = dict(
+        type='UploadingCheckpointHook', interval=1, max_keep_ckpts=1
+    )
+    runner = toys.train(cfg)
+    (hook,) = [h for h in runner.hooks if isinstance(h, CheckpointHook)]
+    rounds = [file['infobatch']['round'] for file in hook.uploaded]
+    assert rounds == [1, 2, 3, 4]
+    assert [path.name for path in tmp_path.glob('*.pth')] == ['epoch_4.pth']
+
+
+@pytest.mark.parametrize('when', ['before_run', 'before_train', 'before_step'])
+def test_a_checkpoint_before_the_first_step(tmp_path, when):
+    class SaveFirst(Hook):
+        priority = 'VERY_HIGH'
+
+        def save(self, runner):
+            runner.save_checkpoint(
+                str(tmp_path), f'{when}.pth', save_param_scheduler=False
+            )
+
+        def before_run(self, runner):
+            if when == 'before_run':
+                self.save(runner)
+
+        def before_train(self, runner):
+            if when == 'before_train':
+                self.save(runner)
+
+        def before_train_iter(self, runner, *args, **kwargs):
+            if when == 'before_step' and runner.iter == 0:
+                self.save(runner)
+
+    runner = Runner.from_cfg(light.config(tmp_path, EPOCHS))
+    runner.register_hook(SaveFirst())
+    runner.train()
+    saved = torch.load(tmp_path / f'{when}.pth', weights_only=False)
+    assert ('infobatch' in saved) == (when == 'before_step')
+
+
+def test_a_hook_that_saves_within_the_step_saves_all_of_it(tmp_path):
+    class SaveEarly(Hook):
+        priority = 'VERY_HIGH'
+
+        def after_train_iter(self, runner, *args, **kwargs):
+            if runner.iter == 2:
+                runner.save_checkpoint(str(tmp_path), 'early.pth')
+
+    runner = Runner.from_cfg(light.config(tmp_path, EPOCHS))
+    runner.register_hook(SaveEarly())
+    runner.train()
+    state = torch.load(tmp_path / 'early.pth', weights_only=False)['infobatch']
+    assert state['samples_done'] == 3 * 4
+    assert state['scores'].isfinite().sum() == 3 * 4
+    assert toys.hook_of(runner).samples_seen == sum(
+        toys.hook_of(runner).times_kept
+    )
+
+
+@LOOPS
+@pytest.mark.parametrize('is_on', [True, False])
+def test_schedulers_rest_without_their_hook(tmp_path, loop, is_on):
+    schedulers = [dict(type='StepLR', by_epoch=False, step_size=4, gamma=0.5)]
+    cfg = light.config(tmp_path, loop, schedulers=schedulers)
+    if not is_on:
+        cfg.default_hooks.param_scheduler = None
+    runner = toys.train(cfg)
+    (rate,) = runner.optim_wrapper.get_lr()['lr']
+    assert (rate < 0.1) == is_on
+
+
+def test_a_seed_of_the_samplers_own(tmp_path):
+    def config(seed, resume):
+        cfg = light.config(tmp_path, EPOCHS)
+        cfg.train_dataloader.sampler.seed = seed
+        cfg.default_hooks.checkpoint.interval = 2
+        cfg.resume = resume
+        return cfg
+
+    toys.train(config(5, False))
+    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'epoch_2.pth'))
+    runner = toys.train(config(5, True))
+    assert runner.seed == 7 and toys.hook_of(runner).seed == 5
+    with pytest.raises(ValueError, match=r'sampler\.seed is 6.*seed 5'):
+        toys.train(config(6, True))

@@ -1,8 +1,8 @@
-"""Train the quickstart's two twins, with and without pruning, and compare.
+"""Train the quickstart's config with and without pruning, and compare.
 
 tools/quickstart.py [--work-dir FOLDER] [--cfg-options KEY=VALUE ...]
 
-Both twins start from the same weights (seed 0) and train one after the
+Both runs start from the same weights (seed 0) and train one after the
 other, each in a process of its own. The two are then printed side by side,
 and `quickstart.png` is drawn in the work dir.
 """
@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from infobatch_mm.commands.ending import in_one_line, require_extra
+from infobatch_mm.commands.ending import in_one_line
+from infobatch_mm.extras import require
 from infobatch_mm.records import read_rounds, read_summary
 from infobatch_mm.report import runs
 
@@ -29,7 +30,7 @@ PRUNED = STOCK.with_name(f'infobatch_{STOCK.name}')
 
 
 class Curve(NamedTuple):
-    """What one twin reached, and at what cost."""
+    """What a run reached, and at what cost."""
 
     samples: list[int]  # trained on before each validation
     miou: list[float]  # at each validation, in percent
@@ -38,7 +39,7 @@ class Curve(NamedTuple):
 
 
 def train(config: Path, work_dir: Path, cfg_options: list[str]) -> float:
-    """Train one twin and return its wall-clock, or exit as it failed."""
+    """Train a config and return its wall-clock, or exit as it failed."""
     command = [sys.executable, '-u', '-m', 'infobatch_mm', 'train']
     command += [str(config), '--work-dir', str(work_dir)]
     command += ['--cfg-options', *cfg_options] if cfg_options else []
@@ -68,7 +69,7 @@ def follow(command: list[str]) -> tuple[int, deque[str]]:
 
 
 def read_curve(work_dir: Path, wall_seconds: float) -> Curve:
-    """Read the results of a finished twin."""
+    """Read the results of a finished run."""
     lines = runs.scalars(work_dir)
     last = [line for line in lines if runs.is_train(line)][-1]
     return Curve(
@@ -80,7 +81,7 @@ def read_curve(work_dir: Path, wall_seconds: float) -> Curve:
 
 
 def print_table(stock: Curve, pruned: Curve, summary: dict[str, Any]) -> None:
-    """Print the twins side by side."""
+    """Print the runs side by side."""
     table = Table(title='Quickstart: scenes of handwritten digits')
     for column in ('', 'stock', 'InfoBatch', 'saved'):
         table.add_column(column, justify='right')
@@ -101,7 +102,8 @@ def print_table(stock: Curve, pruned: Curve, summary: dict[str, Any]) -> None:
 def draw(path: Path, curves: dict[str, Curve], rounds: list[dict]) -> None:
     """Draw mIoU against samples seen, and the kept share by round."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
+
+    from infobatch_mm.report.figures import draw_kept
 
     figure = Figure(figsize=(10, 4))
     left, right = figure.subplots(1, 2)
@@ -109,9 +111,7 @@ def draw(path: Path, curves: dict[str, Curve], rounds: list[dict]) -> None:
         left.plot(curve.samples, curve.miou, marker='o', label=name)
     left.set(xlabel='samples seen', ylabel='mIoU (%)', title='Accuracy')
     left.legend()
-    numbers = [line['round'] for line in rounds]
-    right.bar(numbers, runs.kept_percent(rounds), color='C1')
-    right.xaxis.set_major_locator(MaxNLocator(integer=True))
+    draw_kept(right, rounds, color='C1')
     right.set(xlabel='round', ylabel='kept (%)', title='Kept by InfoBatch')
     figure.tight_layout()
     figure.savefig(path, dpi=120)
@@ -140,7 +140,8 @@ def main() -> None:
     )
     args = parser.parse_args()
     with in_one_line(parser):
-        require_extra('quickstart', 'matplotlib', 'sklearn')
+        require('matplotlib', 'quickstart')
+        require('sklearn', 'quickstart')
     dirs = [args.work_dir / name for name in ('stock', 'infobatch')]
     walls = [
         train(config, work_dir, args.cfg_options)

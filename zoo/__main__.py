@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from zoo.environment import EXTRAS, FAMILIES
+from zoo.record import EXTRAS, FAMILIES
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -26,9 +26,15 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     commands = parser.add_subparsers(dest='command', required=True)
     add_check(commands.add_parser('check', help='check configs'))
-    commands.add_parser(
-        'report',
-        help='write the tables of zoo/records/ there and into docs/zoo.md',
+    report = commands.add_parser(
+        'report', help='write what zoo/records/ says into docs/zoo.md'
+    )
+    report.add_argument(
+        '--tables',
+        type=Path,
+        metavar='FOLDER',
+        help='write tables of each file of records there too, by folder of '
+        'configs and by head',
     )
     args = parser.parse_args(argv)
     if args.command == 'check' and args.keep and args.json:
@@ -97,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.command == 'report':
         from zoo import report
 
-        report.run()
+        report.run(args.tables)
         return 0
     from zoo import check  # it imports torch, which a report does without
 

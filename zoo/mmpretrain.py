@@ -1,11 +1,11 @@
 """Make a config of mmpretrain so small that it trains in seconds on a CPU.
 
-A small config keeps its head and loss, its neck, its optimizer, the mixing of
-its images and the transforms of its data as they are; see :func:`shrink`.
+What it keeps as it is, :func:`shrink` says.
 """
 
 import inspect
 import json
+from collections.abc import Mapping
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -23,17 +23,23 @@ from mmpretrain.utils import register_all_modules
 from PIL import Image
 
 from infobatch_mm.config import CLS_HEADS
-from zoo.mmpretrain_model import make_small
-from zoo.package import Package, Small
-from zoo.sizes import BATCH, ROUNDS, SAMPLES
-from zoo.small import (
+from zoo.package import (
+    BATCH,
+    ROUNDS,
+    SAMPLES,
+    Package,
+    Small,
     as_list,
+    cut_depths,
+    drop_pretrained,
     fit_schedule,
     full_precision,
     num_classes,
     parts,
     resized,
+    settings_of,
     small_config,
+    unsync_norm,
 )
 
 CROP = 64
@@ -50,6 +56,16 @@ CROPS = dict(
 )
 # Data sets of which an image has several labels.
 SEVERAL_LABELS = ('VOC',)
+# Fewer blocks would change their channels, or are not accepted.
+FIXED = (
+    'Conformer', 'DenseNet', 'EfficientFormer', 'HiViT', 'LeViT', 'RegNet',
+)  # fmt: skip
+# These are large, and only take an architecture by its name: the small one
+# that stands in for all of them, and the channels that it gives to the head.
+STAND_INS = dict(
+    EfficientNet=('b0', 1280), PyramidVig=('tiny', 384), Vig=('tiny', 192)
+)
+
 
 # What tells models apart, and which of them classify
 
@@ -152,6 +168,76 @@ def shrink(cfg: Config, lr_factor: float = 1.0) -> Small:
     if cfg.get('strategy'):
         notes.append(f'one process instead of {cfg.strategy.type}')
     return small, notes
+
+
+# The small model: as a rule its head is given as many channels
+
+
+def make_small(model: Any, crop: int) -> list[str]:
+    """Let a model build and run fast, in place; return notes on how."""
+    notes = []
+    model.pop('pretrained', None)
+    for part in parts(model):
+        drop_pretrained(part)
+        unsync_norm(part)
+    for part in parts([model.get('backbone'), model.get('image_encoder')]):
+        kind = MODELS.get(str(part.get('type')))
+        if not inspect.isclass(kind):
+            continue
+        before = deepcopy(part)
+        make_shallow(part, kind)
+        if part != before:
+            notes.append(f'{part["type"]} of less depth')
+        resize(part, inspect.signature(kind).parameters, crop)
+    backbone = model.get('backbone', {})
+    if backbone.get('type') in STAND_INS:
+        backbone.arch, channels = STAND_INS[backbone.type]
+        model.head.in_channels = channels
+        notes.append(f'{backbone.type} {backbone.arch}')
+    return notes
+
+
+def resize(
+    backbone: Any, known: Mapping[str, inspect.Parameter], crop: int
+) -> None:
+    """Tell a backbone the size of its images, in place.
+
+    Args:
+        backbone (dict): Its config.
+        known (dict): The parameters of its class.
+        crop (int): Side of an image.
+    """
+    # Some pass it on to their base class, which gets it among kwargs.
+    if 'img_size' in known or 'img_size' in backbone:
+        size = backbone.get('img_size') or known['img_size'].default
+        is_pair = isinstance(size, (list, tuple))
+        backbone['img_size'] = (crop, crop) if is_pair else crop
+    if 'pad_small_map' in known:
+        backbone['pad_small_map'] = True
+
+
+def make_shallow(backbone: Any, kind: Any) -> None:
+    """Cut the depth of a backbone, which leaves its channels, in place.
+
+    Args:
+        backbone (dict): Its config.
+        kind (type): Its class.
+    """
+    name, depth = kind.__name__, backbone.get('depth')
+    if name == 'VGG':
+        backbone.depth = 11
+    elif name.startswith(('Res', 'SERes')) and depth and depth > 50:
+        backbone.depth = 50
+    elif name == 'EfficientNetV2' and backbone.arch in ('m', 'l', 'xl'):
+        backbone.arch = 's'
+    elif name in ('XCiT', 'T2T_ViT'):
+        cut_depths(backbone)
+    elif 'arch' in backbone and name not in (*FIXED, *STAND_INS):
+        backbone.arch = settings_of(kind, backbone.arch)
+        cut_depths(backbone.arch)
+    if 'frozen_stages' in backbone and isinstance(backbone.get('arch'), dict):
+        layers = backbone.arch.get('num_layers', backbone.frozen_stages)
+        backbone.frozen_stages = min(layers, backbone.frozen_stages)
 
 
 def small_loop(train_cfg: Any) -> dict[str, Any]:

@@ -17,9 +17,11 @@ from mmseg.utils import register_all_modules
 from PIL import Image
 
 from infobatch_mm.config import SEG_HEADS
-from zoo.package import Package, Small
-from zoo.sizes import BUDGET, SAMPLES
-from zoo.small import (
+from zoo.package import (
+    BUDGET,
+    SAMPLES,
+    Package,
+    Small,
     as_list,
     drop_pretrained,
     fit_schedule,

@@ -4,8 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from zoo.record import OTHERWISE, Record, natural
-from zoo.tolerances import TOLERANCES
+from zoo.record import OTHERWISE, TOLERANCES, Record, natural
 
 ADE20K = 'ade20k'
 COLUMNS = ('passed', 'probed', 'same run', 'could not run', 'FAILED')

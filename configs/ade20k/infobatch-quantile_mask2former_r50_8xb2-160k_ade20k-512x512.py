@@ -8,7 +8,7 @@ all others: 10,608 images in 663 iterations, whatever the scores are. So the
 run takes 94,000 iterations and saves 41.25 %.
 
 It needs mmdet. AdamW and clipping count real steps, so a pruned round moves
-the model less than a full one (README, Caveats).
+the model less than a full one (docs/caveats.md).
 """
 
 _base_ = './infobatch_mask2former_r50_8xb2-160k_ade20k-512x512.py'

@@ -8,7 +8,7 @@ all others: 10,608 images in 663 iterations, whatever the scores are. So the
 run takes 94,000 iterations and saves 41.25 %.
 
 AdamW counts real steps, so a pruned round moves the model less than a full
-one (README, Caveats).
+one (docs/caveats.md).
 """
 
 _base_ = './infobatch_segformer_mit-b0_8xb2-160k_ade20k-512x512.py'

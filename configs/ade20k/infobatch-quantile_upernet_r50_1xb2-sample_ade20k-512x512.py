@@ -10,8 +10,8 @@ Full-data budget: 32 iterations of 2 samples, 4 a round. A pruned round keeps
 takes about 40 s on one thread.
 
 The 4 official and 3 derived pairs lie in two folders; check both:
-    tools/prepare_data.py ade20k data/ade20k_sample/ADEChallengeData2016 --sample
-    tools/prepare_data.py ade20k data/ade20k_sample/extra_derived --sample
+    infobatch prepare ade20k data/ade20k_sample/ADEChallengeData2016 --sample
+    infobatch prepare ade20k data/ade20k_sample/extra_derived --sample
 """
 
 _base_ = './infobatch-quantile_upernet_r50_4xb4-160k_ade20k-512x512.py'

@@ -8,7 +8,7 @@ iterations and the run saves 0.434 s. Which s ADE20K has was not measured; at
 60 %, about what CamVid has, it runs 118,310 iterations and saves 26.1 %.
 
 It needs mmdet. AdamW and clipping count real steps, so a pruned round moves
-the model less than a full one (README, Caveats).
+the model less than a full one (docs/caveats.md).
 """
 
 _base_ = 'mmseg::mask2former/mask2former_r50_8xb2-160k_ade20k-512x512.py'

@@ -1,4 +1,4 @@
-"""The stock twin by iterations, pruned by InfoBatch; all the rest is the base's."""
+"""The config of the same name without infobatch_, by iterations, pruned."""
 
 _base_ = './upernet_r18_1xb4-4k_camvid-120x160.py'
 

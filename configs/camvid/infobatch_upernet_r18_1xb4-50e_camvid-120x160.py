@@ -1,4 +1,4 @@
-"""The stock twin, pruned by InfoBatch; all the rest is the base's."""
+"""The config of the same name without infobatch_, pruned."""
 
 _base_ = './upernet_r18_1xb4-50e_camvid-120x160.py'
 

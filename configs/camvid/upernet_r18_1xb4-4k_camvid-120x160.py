@@ -1,4 +1,4 @@
-"""Stock twin by iterations, as mmseg's ADE20K configs count: 4,000 of them.
+"""Unpruned: 4,000 iterations, as mmseg's ADE20K configs count.
 
 With SGD, whose pruned round moves the model as far as a full one; the configs
 by epochs use AdamW.

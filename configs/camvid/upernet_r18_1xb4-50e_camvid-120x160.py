@@ -1,6 +1,6 @@
-"""Stock twin: a small UPerNet on CamVid, 50 epochs, mmseg parts only.
+"""Unpruned: a small UPerNet on CamVid, 50 epochs, mmseg parts only.
 
-Prepare the data first: `tools/prepare_data.py camvid camvid_120x160.tar`.
+Prepare the data first: `infobatch prepare camvid camvid_120x160.tar`.
 The backbone is a narrow ResNet-18 trained from scratch, so that one run takes
 minutes on a single CPU thread.
 """

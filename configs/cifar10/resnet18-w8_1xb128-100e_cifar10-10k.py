@@ -1,6 +1,6 @@
-"""Stock twin: a narrow ResNet-18 on 10,000 images of CIFAR-10, 100 epochs.
+"""Unpruned: a narrow ResNet-18 on 10,000 images of CIFAR-10, 100 epochs.
 
-Prepare the data first: `tools/prepare_data.py cifar10 ARCHIVE`. With an
+Prepare the data first: `infobatch prepare cifar10 ARCHIVE`. With an
 eighth of the usual width one CPU thread trains it in about an hour, to the
 plateau that 10,000 images allow; all 10,000 test images are used to test.
 """

@@ -1,4 +1,4 @@
-"""Stock twin: the narrow ResNet-18 on 10,000 images with LARS, batch 512."""
+"""Unpruned: the narrow ResNet-18 on 10,000 images with LARS, batch 512."""
 
 _base_ = './resnet18-w8_1xb128-100e_cifar10-10k.py'
 

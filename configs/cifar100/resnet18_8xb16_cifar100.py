@@ -1,4 +1,4 @@
-"""Stock twin: ResNet-18 on CIFAR-100, trained as mmpretrain does ResNet-50."""
+"""Unpruned: ResNet-18 on CIFAR-100, trained as mmpretrain does ResNet-50."""
 
 _base_ = 'mmpretrain::resnet/resnet50_8xb16_cifar100.py'
 

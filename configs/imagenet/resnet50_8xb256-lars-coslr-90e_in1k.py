@@ -1,4 +1,4 @@
-"""Stock twin: ResNet-50 on ImageNet-1K with LARS, batch 2048, 90 epochs."""
+"""Unpruned: ResNet-50 on ImageNet-1K with LARS, batch 2048, 90 epochs."""
 
 _base_ = [
     'mmpretrain::_base_/models/resnet50.py',

@@ -1,4 +1,4 @@
-"""The stock twin, pruned by InfoBatch; all the rest is the base's."""
+"""The config of the same name without infobatch_, pruned."""
 
 _base_ = './upernet_tiny_1xb16-20e_digits-48x48.py'
 

@@ -1,4 +1,4 @@
-"""Stock twin: a small UPerNet on scenes of handwritten digits, 20 epochs.
+"""Unpruned: a small UPerNet on scenes of handwritten digits, 20 epochs.
 
 The scenes are composed on the fly from the digits that scikit-learn ships,
 so nothing is downloaded; one run takes a few minutes on two CPU cores.

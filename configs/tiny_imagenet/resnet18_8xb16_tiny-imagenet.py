@@ -1,6 +1,6 @@
-"""Stock twin: ResNet-18 on Tiny-ImageNet (64x64), trained as on CIFAR-100.
+"""Unpruned: ResNet-18 on Tiny-ImageNet (64x64), trained as on CIFAR-100.
 
-Prepare the data first: `tools/prepare_data.py tiny-imagenet FOLDER` gives
+Prepare the data first: `infobatch prepare tiny-imagenet FOLDER` gives
 training and validation images the same labels.
 """
 

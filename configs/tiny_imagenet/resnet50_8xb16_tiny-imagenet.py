@@ -1,4 +1,4 @@
-"""Stock twin: ResNet-50 on Tiny-ImageNet (64x64), trained as ResNet-18."""
+"""Unpruned: ResNet-50 on Tiny-ImageNet (64x64), trained as ResNet-18."""
 
 _base_ = './resnet18_8xb16_tiny-imagenet.py'
 

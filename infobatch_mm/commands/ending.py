@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from ..host.packages import is_importable
+from ..extras import MissingExtraError
 
 
 @contextmanager
@@ -15,7 +15,8 @@ def in_one_line(
 ) -> Iterator[None]:
     """End the process with the message of an error, without a traceback.
 
-    The errors are those of a wrong setting and of a file that is not there.
+    The errors are those of a wrong setting, and of a file or an extra that is
+    not there.
 
     Args:
         parser (argparse.ArgumentParser): Its ``prog`` begins the line.
@@ -23,7 +24,7 @@ def in_one_line(
     """
     try:
         yield
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, MissingExtraError) as error:
         if not only(error):
             raise
         # Other packages' messages, which ours quote, may have several lines.
@@ -39,13 +40,3 @@ def is_ours(error: Exception) -> bool:
         place = place.tb_next
     package = __name__.partition('.')[0]
     return place.tb_frame.f_globals['__name__'].partition('.')[0] == package
-
-
-def require_extra(extra: str, *packages: str) -> None:
-    """Raise a ValueError that names the extra if one of its packages lacks."""
-    missing = [name for name in packages if not is_importable(name)]
-    if missing:
-        raise ValueError(
-            f'{" and ".join(missing)} cannot be imported, which this command '
-            f'needs; pip install "infobatch_mm[{extra}]"'
-        )

@@ -4,7 +4,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from .ending import in_one_line, is_ours, require_extra
+from ..extras import require
+from .ending import in_one_line, is_ours
 
 
 def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
@@ -34,7 +35,8 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     parser = build_parser(prog)
     args = parser.parse_args(argv)
     with in_one_line(parser):
-        require_extra('report', 'jinja2', 'matplotlib')
+        require('jinja2', 'report')
+        require('matplotlib', 'report')
     from ..report.page import render
 
     folders = (args.work_dir, args.baseline)

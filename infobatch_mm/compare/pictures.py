@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..extras import require
+from ..records import kept_percent
 from .results import Result, Results
 from .tables import class_gap, class_names
 
@@ -69,9 +70,11 @@ def draw_kept(axis: 'Axes', results: Results) -> None:
     for arm in ('infobatch', 'random'):
         if arm in results:
             rounds = next(iter(results[arm].values()))['rounds']
-            kept = [100 * line['kept'] / line['total'] for line in rounds]
             axis.plot(
-                kept, drawstyle='steps-mid', color=COLORS[arm], label=arm
+                kept_percent(rounds),
+                drawstyle='steps-mid',
+                color=COLORS[arm],
+                label=arm,
             )
     axis.set(
         title='kept in each round (first seed)',

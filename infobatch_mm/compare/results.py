@@ -7,30 +7,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from ..records import read_json_lines
+
 Result = dict[str, Any]
 Results = dict[str, dict[int, Result]]  # by arm and seed
-
-
-def read_lines(path: Path) -> list[Result]:
-    """Read the finished runs; a last line torn by a crash is left out.
-
-    Raises:
-        ValueError: If any other line is not JSON.
-    """
-    lines = path.read_text().split('\n') if path.exists() else ['']
-    results = []
-    for number, line in enumerate(lines[:-1], 1):  # what ended in a newline
-        try:
-            results.append(json.loads(line))
-        except ValueError as error:
-            raise ValueError(f'{path}, line {number}: {error}') from error
-    return results
 
 
 def read_results(path: Path, arms: Iterable[str]) -> Results:
     """Read the finished runs of some arms, in the order of the arms."""
     results: Results = {arm: {} for arm in arms}
-    for line in sorted(read_lines(path), key=lambda line: line['seed']):
+    for line in sorted(read_json_lines(path), key=lambda line: line['seed']):
         if line['arm'] in results:
             results[line['arm']][line['seed']] = line
     return {arm: runs for arm, runs in results.items() if runs}

@@ -10,17 +10,18 @@ from concurrent.futures import (
     ThreadPoolExecutor,
     wait,
 )
-from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from mmengine.config import Config
 
+from ..host.packages import versions
+from ..records import read_rounds
 from .arms import Budget
 from .cells import Cell, Study, budget_for, config_of, is_in
 from .results import Result, append_result
 from .setup import config_hash, samples_budget
 
+# What is kept of each round.
 ROUND_KEYS = ('total', 'kept', 'threshold', 'variance_ratio')
 
 
@@ -125,22 +126,10 @@ def read_run(study: Study, cell: Cell, cfg: Config) -> Result:
         value=last[metric],
         samples_budget=samples_budget(study.setup, state['dataset_size']),
         **state,
-        rounds=read_rounds(work_dir / 'infobatch.jsonl'),
+        rounds=[
+            {key: line[key] for key in ROUND_KEYS}
+            for line in read_rounds(work_dir)
+        ],
         config_hash=config_hash(cfg),
         versions=versions(),
     )
-
-
-def read_rounds(path: Path) -> list[dict[str, Any]]:
-    """Return what is kept of the rounds of a run, none if it has no file."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    rounds = [json.loads(line) for line in lines]
-    return [{key: each[key] for key in ROUND_KEYS} for each in rounds]
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of the packages that a result depends on."""
-    family = ('mmengine', 'mmcv', 'mmsegmentation', 'mmpretrain')
-    names = ('torch', *family, *(f'onedl-{name}' for name in family))
-    known = {d.name: d.version for d in metadata.distributions()}
-    return {name: known[name] for name in names if name in known}

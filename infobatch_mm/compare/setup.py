@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from mmengine.config import Config
 
-from ..config import type_name
+from ..config import imported_modules, type_name
 from ..host.config_bases import alias_config_bases
 
 # Positions of a scheduler that are counted in iterations or epochs.
@@ -72,9 +72,7 @@ def stock_config(setup: Setup) -> Config:
 
 def _measure(cfg: Config, setup: Setup) -> None:
     """Add the hook that counts costs, and the IoU of each class."""
-    custom_imports = cfg.get('custom_imports') or {}
-    imports = custom_imports.get('imports') or []
-    imports = [imports] if isinstance(imports, str) else list(imports)
+    imports = imported_modules(cfg.get('custom_imports'))
     imports.append(setup.parts.hook)
     if _give_class_iou(cfg):
         imports.append(setup.parts.class_iou)

@@ -1,4 +1,4 @@
-"""Samples that know their index."""
+"""The wrapper of a data set that writes its index into each sample."""
 
 from contextlib import AbstractContextManager, nullcontext
 from copy import copy

@@ -12,7 +12,7 @@ from mmpretrain.registry import DATASETS
 
 @DATASETS.register_module()
 class PreparedCIFAR10(CIFAR10):
-    """CIFAR-10 as ``tools/prepare_data.py`` has written and checked it.
+    """CIFAR-10 as ``infobatch prepare`` has written and checked it.
 
     It differs from mmpretrain's ``CIFAR10`` in that it compares no md5 sums,
     which tell how a file was written and not only what is in it, and in that

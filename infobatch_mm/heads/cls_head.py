@@ -1,4 +1,4 @@
-"""The weighted head of mmpretrain."""
+"""The weighted head of mmpretrain, with what scores its losses."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,8 +6,12 @@ from typing import Any
 from mmpretrain.registry import MODELS
 from torch import nn
 
-from . import image_losses  # noqa: F401  registers its scoring
+from .image_losses import PLAIN_MEANS, losses_and_image_scores
+from .scoring import losses_and_scores
 from .seams import attach
+
+for _loss in PLAIN_MEANS:
+    losses_and_scores.register(_loss, losses_and_image_scores)
 
 
 @MODELS.register_module()

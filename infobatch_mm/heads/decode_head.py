@@ -1,13 +1,18 @@
-"""The weighted head of mmseg."""
+"""The weighted head of mmseg, with what scores its losses."""
 
 from collections.abc import Mapping
 from typing import Any
 
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.registry import MODELS
 from torch import nn
 
-from . import pixel_losses  # noqa: F401  registers its scoring
+from .pixel_losses import has_plain_cross_entropy, losses_and_pixel_scores
+from .scoring import has_pixel_losses, losses_and_scores
 from .seams import attach
+
+losses_and_scores.register(BaseDecodeHead, losses_and_pixel_scores)
+has_pixel_losses.register(BaseDecodeHead, has_plain_cross_entropy)
 
 
 @MODELS.register_module()

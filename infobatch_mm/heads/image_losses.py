@@ -11,7 +11,7 @@ from mmpretrain.models.losses import (
 )
 from torch import Tensor
 
-from .scoring import SeamCall, losses_and_scores, losses_and_scores_alone
+from .scoring import SeamCall, losses_and_scores_alone
 
 PLAIN_MEANS = (AsymmetricLoss, CrossEntropyLoss, FocalLoss, LabelSmoothLoss)
 
@@ -19,27 +19,27 @@ PLAIN_MEANS = (AsymmetricLoss, CrossEntropyLoss, FocalLoss, LabelSmoothLoss)
 def losses_and_image_scores(loss: Any, call: SeamCall) -> tuple[Any, Tensor]:
     """Compute the stock loss, and the scores in one pass where it can be.
 
+    Args:
+        loss (nn.Module): The weighted loss module.
+        call (SeamCall): Its call.
+
     Returns:
         tuple[Tensor, Tensor]: The stock loss, and the scores, shape (R,).
     """
-    if not can_score_in_one_pass(loss):
+    if not is_mean_over_images(loss):
         return losses_and_scores_alone(loss, call)
-    scores = score_in_one_pass(call)
+    scores = unreduced_losses(call)
     return call.run(), scores
 
 
-for _loss in PLAIN_MEANS:
-    losses_and_scores.register(_loss, losses_and_image_scores)
-
-
-def can_score_in_one_pass(loss: Any) -> bool:
+def is_mean_over_images(loss: Any) -> bool:
     """Tell whether a loss module is a mean of losses of single images."""
     return loss.infobatch_stock in PLAIN_MEANS and loss.reduction == 'mean'
 
 
 @torch.no_grad()
-def score_in_one_pass(call: SeamCall) -> Tensor:
-    """Score by calling the stock loss once more, without its reduction.
+def unreduced_losses(call: SeamCall) -> Tensor:
+    """Return the loss of each image, from the stock loss without reduction.
 
     It costs a pass over the class scores, (R, classes), and no host
     synchronisation but that of LabelSmoothLoss, which checks the range of

@@ -7,7 +7,7 @@ it takes their mean, as that mean or balanced over the classes.
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
@@ -20,22 +20,23 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..host.losses import replaced_cross_entropy
-from ..ledger import copy_to_device
+from ..ledger import Ledger, copy_to_device
 from .padding import own_parts
 from .scoring import (
     Losses,
+    Scored,
     SeamCall,
-    has_pixel_losses,
-    losses_and_scores,
     losses_and_scores_alone,
 )
 
 
-@losses_and_scores.register(BaseDecodeHead)
-def _(head: Any, call: SeamCall) -> tuple[Losses, Tensor]:
-    one_pass = can_score_in_one_pass(head)
-    score = score_in_one_pass if one_pass else losses_and_scores_alone
-    return score(head, call)
+class DecodeHead(Scored, Protocol):
+    """A weighted head of mmseg, as far as it is needed here."""
+
+    infobatch_stock: Any
+    infobatch_ledger: Ledger
+    loss_decode: nn.Module
+    sampler: Any
 
 
 class PixelLosses(NamedTuple):
@@ -84,13 +85,12 @@ def keep_pixel_losses() -> Iterator[list[PixelLosses]]:
         yield kept
 
 
-def _loss_modules(head: Any) -> list[Any]:
+def _loss_modules(head: DecodeHead) -> list[Any]:
     losses = head.loss_decode
     return list(losses) if isinstance(losses, nn.ModuleList) else [losses]
 
 
-@has_pixel_losses.register(BaseDecodeHead)
-def can_score_in_one_pass(head: Any) -> bool:
+def has_plain_cross_entropy(head: DecodeHead) -> bool:
     """Tell whether a head's losses are all plain mean cross-entropy."""
     return (
         head.infobatch_stock.loss_by_feat is BaseDecodeHead.loss_by_feat
@@ -104,14 +104,18 @@ def can_score_in_one_pass(head: Any) -> bool:
     )
 
 
-def score_in_one_pass(head: Any, call: SeamCall) -> tuple[Losses, Tensor]:
-    """Compute the stock losses and, from the same pass, the scores.
+def losses_and_pixel_scores(
+    head: DecodeHead, call: SeamCall
+) -> tuple[Losses, Tensor]:
+    """Compute the stock losses, and the scores in the same pass if it can be.
 
-    Makes no host synchronisation of its own.
+    That pass makes no host synchronisation of its own.
 
     Returns:
         tuple[dict, Tensor]: The stock losses, and the scores, shape (R,).
     """
+    if not has_plain_cross_entropy(head):
+        return losses_and_scores_alone(head, call)
     with keep_pixel_losses() as kept:
         losses = call.run()
     modules = _loss_modules(head)

@@ -9,7 +9,7 @@ it.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from mmengine.structures import BaseDataElement
 from torch import nn
@@ -18,6 +18,12 @@ from ..host.classes import Swapped, swap_class
 from ..ledger import Ledger, Rows
 
 INDEX = 'infobatch_index'
+
+
+class HasLedger(Protocol):
+    """A weighted module, as far as it is needed here."""
+
+    infobatch_ledger: Ledger
 
 
 class Noted(NamedTuple):
@@ -79,7 +85,7 @@ def noting(ledger: Ledger, args: Any, kwargs: Any) -> Iterator[None]:
         ledger.noted = outer
 
 
-def rows_of(head: Any, args: Any, kwargs: Any) -> Rows:
+def rows_of(head: HasLedger, args: Any, kwargs: Any) -> Rows:
     """Return the rows that a seam is called with.
 
     Raises:
@@ -87,6 +93,7 @@ def rows_of(head: Any, args: Any, kwargs: Any) -> Rows:
     """
     ledger = head.infobatch_ledger
     if ledger.samples is None:
+        assert ledger.weights is not None  # it is open
         return Rows(ledger.weights)
     noted = note(ledger.noted, args, kwargs)
     if noted is not None and noted.ids == ledger.samples:
@@ -116,7 +123,7 @@ class NotesSamplesMixin(Swapped):
     """Note the samples that a module's loss is computed of."""
 
     infobatch_ledger: Ledger
-    infobatch_noted = ('loss', '_get_loss')
+    infobatch_noted: tuple[str, ...] = ('loss', '_get_loss')
 
     def infobatch_note(self, args: Any, kwargs: Any) -> Any:
         """Note them while the ledger is open."""

@@ -8,19 +8,41 @@ does. Losses for which one pass is enough register it with
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from inspect import signature
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from mmengine.structures import BaseDataElement
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..host.losses import one_process
 from ..host.untouched import Untouched, UntouchedRandomness
 from .padding import cropped, own_parts
 
 Losses = dict[str, Tensor]
+
+
+class Scored(Protocol):
+    """What scoring asks of a weighted module.
+
+    Attributes:
+        infobatch_batch_axis (int): The batch axis of the tensors that enter
+            the call in which it computes its losses.
+    """
+
+    infobatch_batch_axis: int
+
+    def infobatch_alone(
+        self, stock_loss: Callable[..., Any]
+    ) -> Callable[..., Any]:
+        """Return what computes the stock losses of a batch of one image."""
+
+    def infobatch_loss_modules(self) -> list[nn.Module]:
+        """Return the modules that get outputs and labels within the call."""
+
+    def modules(self) -> Iterator[nn.Module]:
+        """Return the module and all within it."""
 
 
 class SeamCall(NamedTuple):
@@ -43,7 +65,9 @@ class SeamCall(NamedTuple):
         return self.stock_loss(*self.args, **self.kwargs)
 
 
-def losses_and_scores_alone(head: Any, call: SeamCall) -> tuple[Any, Tensor]:
+def losses_and_scores_alone(
+    head: Scored, call: SeamCall
+) -> tuple[Any, Tensor]:
     """Compute the scores image by image, then the stock losses.
 
     Returns:
@@ -64,7 +88,7 @@ def has_pixel_losses(head: Any) -> bool:
     return False
 
 
-def score_image_by_image(head: Any, call: SeamCall) -> Tensor:
+def score_image_by_image(head: Scored, call: SeamCall) -> Tensor:
     """Score by calling the stock loss on a batch of each image alone.
 
     Each call finds the head, its loss and the random state of the CPU and of

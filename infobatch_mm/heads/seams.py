@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..ledger import Ledger
-from .rows import note_samples_around, noting
+from .rows import NotesSamplesMixin, note_samples_around
 from .scoring import tensors_in
 from .weighted import WeightedHeadMixin, weigh
 
@@ -21,17 +21,11 @@ from .weighted import WeightedHeadMixin, weigh
 BATCH_AXES = {'MaskFormerHead': 1, 'Mask2FormerHead': 0}
 
 
-class LossByFeatMixin(WeightedHeadMixin):
+class LossByFeatMixin(NotesSamplesMixin, WeightedHeadMixin):
     """Wrap ``loss_by_feat``, which every decode head goes through."""
 
     # Not every loss_by_feat gets the data samples.
     infobatch_noted = ('loss',)
-
-    def infobatch_note(self, args: Any, kwargs: Any) -> Any:
-        """Note the samples while the ledger is open."""
-        if not self.infobatch_ledger.is_open:
-            return super().infobatch_note(args, kwargs)
-        return noting(self.infobatch_ledger, args, kwargs)
 
     def loss_by_feat(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Compute the stock losses, weighted and recorded per image."""

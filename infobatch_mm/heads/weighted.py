@@ -1,6 +1,6 @@
 """What weights the gradient of each image and records its loss."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import nn
@@ -29,6 +29,7 @@ class WeightedHeadMixin(Swapped):
 
     infobatch_ledger: Ledger
     infobatch_batch_axis: int
+    modules: Callable[[], Iterator[nn.Module]]  # the stock module's
 
     def infobatch_loss(
         self,
@@ -65,7 +66,7 @@ class WeightedHeadMixin(Swapped):
         raise NotImplementedError
 
 
-def check_own_parameters(head: Any) -> None:
+def check_own_parameters(head: WeightedHeadMixin) -> None:
     """Raise a ValueError if a loss has parameters of its own.
 
     Their gradients are made from all images at once, past the weights.

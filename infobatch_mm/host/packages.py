@@ -5,6 +5,7 @@ open-mmlab (mmengine, mmcv, mmsegmentation, mmpretrain) and the OneDL forks
 asks what the installed packages can do, never which version they are.
 """
 
+import functools
 from importlib import metadata, util
 
 INSTALL_HINT = (
@@ -15,6 +16,8 @@ INSTALL_HINT = (
     'ops); for classification "infobatch_mm[cls]" or '
     '"infobatch_mm[cls-openmmlab]"'
 )
+# The distributions of the official family; OneDL's begin with onedl-.
+FAMILY = ('mmengine', 'mmcv', 'mmsegmentation', 'mmdet', 'mmpretrain')
 # What the heads come from; one of them is enough.
 TASKS = ('mmseg', 'mmpretrain')
 
@@ -41,3 +44,14 @@ def is_installed(distribution: str) -> bool:
     except metadata.PackageNotFoundError:
         return False
     return True
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Return the versions of what a run depends on, as far as it is there.
+
+    These are the OpenMMLab packages of either family, and torch.
+    """
+    known = {d.name: d.version for d in metadata.distributions()}
+    names = [*FAMILY, *(f'onedl-{name}' for name in FAMILY), 'torch']
+    return {name: known[name] for name in names if name in known}

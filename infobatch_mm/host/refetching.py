@@ -1,4 +1,4 @@
-"""See that a data set has put another sample in the place of one.
+"""Notice that a data set gave another sample than the one asked for.
 
 Data sets replace samples that they cannot read. mmengine's ``BaseDataset``
 does when a pipeline returns None; many of users do in a ``__getitem__`` of

@@ -14,7 +14,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from .runs import Line, kept_percent
+from ..records import Line, kept_percent
 
 RUN, BASELINE, MARK = '#0b63a5', '#8a5a00', '#d9541e'
 STYLE: dict[Any, Any] = {  # keys that matplotlib knows
@@ -106,13 +106,19 @@ def metric_chart(
         return Picture(_address(figure), alt, caption)
 
 
+def draw_kept(axes: Axes, rounds: Sequence[Line], color: str = RUN) -> None:
+    """Draw a bar for each round: the share of the samples that it kept."""
+    numbers = [line['round'] for line in rounds]
+    axes.bar(numbers, kept_percent(rounds), 0.85, color=color)
+    axes.set_ylim(0, 100)
+    _by_round(axes)
+
+
 def kept_chart(rounds: Sequence[Line]) -> Picture:
     """Draw the share of the samples that each round kept."""
     kept = kept_percent(rounds)
     with _chart('round', 'kept samples (%)') as (figure, axes):
-        axes.bar([line['round'] for line in rounds], kept, 0.85, color=RUN)
-        axes.set_ylim(0, 100)
-        _by_round(axes)
+        draw_kept(axes, rounds)
         alt = (
             f'Bar chart of the kept share in {len(kept)} rounds, between '
             f'{min(kept):.1f} % and {max(kept):.1f} %.'
@@ -173,6 +179,17 @@ def variance_chart(rounds: Sequence[Line]) -> Picture:
         return Picture(_address(figure), alt, caption)
 
 
+def _draw_thresholds(axes: Axes, rounds: Sequence[Line]) -> None:
+    """Draw the threshold of each round, if any had one."""
+    thresholds = [line['threshold'] or math.nan for line in rounds]
+    if any(map(math.isfinite, thresholds)):
+        numbers = [line['round'] for line in rounds]
+        axes.step(
+            numbers, thresholds, where='mid', color=MARK, label='threshold'
+        )
+        axes.legend()
+
+
 def score_chart(rounds: Sequence[Line], edges: Sequence[float]) -> Picture:
     """Draw the histogram of the scores after each round, as a heat map."""
     counts = np.array([line['score_histogram'] for line in rounds])
@@ -196,16 +213,7 @@ def score_chart(rounds: Sequence[Line], edges: Sequence[float]) -> Picture:
         axes.yaxis.set_minor_formatter('{x:g}')
         _by_round(axes)
         figure.colorbar(mesh, label='samples')
-        thresholds = [line['threshold'] or math.nan for line in rounds]
-        if any(map(math.isfinite, thresholds)):
-            axes.step(
-                [line['round'] for line in rounds],
-                thresholds,
-                where='mid',
-                color=MARK,
-                label='threshold',
-            )
-            axes.legend()
+        _draw_thresholds(axes, rounds)
         alt = (
             f'Heat map of the scores over {len(rounds)} rounds, between '
             f'{edges[low]:.2g} and {edges[high]:.2g}.'

@@ -17,6 +17,7 @@ from mmengine.utils import import_modules_from_strings
 from PIL import Image
 from torch import Tensor
 
+from ..config import type_name
 from .figures import data_address
 
 IGNORED = 255  # mmseg's label of a pixel without a class
@@ -110,7 +111,7 @@ def build_dataset(cfg: Config) -> Any:
         import_modules_from_strings(**imports)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     dataset = cfg.train_dataloader.dataset
-    if dataset.type.split('.')[-1] == 'IndexedDataset':
+    if type_name(dataset) == 'IndexedDataset':
         dataset = dataset.dataset
     return DATASETS.build(without_augmentation(dataset))
 
@@ -126,7 +127,7 @@ def without_augmentation(node: Any) -> Any:
         copy['pipeline'] = [
             step
             for step in copy['pipeline']
-            if step['type'].split('.')[-1].startswith(('Load', 'Pack'))
+            if type_name(step).startswith(('Load', 'Pack'))
         ]
     return copy
 

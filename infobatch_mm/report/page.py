@@ -8,7 +8,6 @@ import math
 import re
 from collections.abc import Sequence
 from datetime import datetime
-from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import infobatch_mm
 
+from ..host.packages import versions
 from ..records import SCORE_EDGES
 from . import figures, results, runs
 from .figures import Curve, Picture
@@ -30,7 +30,6 @@ ENVIRONMENT = re.compile(
     r'|GPU number): (.+)$',
     re.MULTILINE,
 )
-PACKAGES = re.compile(r'(onedl-)?mm(engine|cv|segmentation|pretrain|det)')
 
 NO_ROUNDS = (
     'Left out: no round is recorded in infobatch.jsonl. This is a stock run, '
@@ -138,7 +137,7 @@ def gallery(work_dir: Path) -> Gallery | str:
     return Gallery(hardest, pruned_most or NO_PRUNED, state.rounds)
 
 
-def versions(work_dir: Path) -> dict[str, str]:
+def logged_environment(work_dir: Path) -> dict[str, str]:
     """Return what the last start wrote into its log of its environment."""
     log = runs.log_text(runs.last_start(work_dir))
     return dict(ENVIRONMENT.findall(log))
@@ -146,12 +145,7 @@ def versions(work_dir: Path) -> dict[str, str]:
 
 def installed() -> dict[str, str]:
     """Return the packages that are here as the page is made."""
-    found = {
-        dist.name: dist.version
-        for dist in metadata.distributions()
-        if PACKAGES.fullmatch(dist.name)
-    }
-    return {'infobatch_mm': infobatch_mm.__version__, **found}
+    return {'infobatch_mm': infobatch_mm.__version__, **versions()}
 
 
 def render(work_dir: Path, baseline_dir: Path | None = None) -> str:
@@ -159,17 +153,17 @@ def render(work_dir: Path, baseline_dir: Path | None = None) -> str:
     start = runs.last_start(work_dir)
     shown = results.read_both(work_dir, baseline_dir)
     rounds = runs.rounds(work_dir)
-    environment = Environment(
+    templates = Environment(
         loader=PackageLoader(__package__, '.'),
         undefined=StrictUndefined,
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(
+    templates.filters.update(
         duration=results.duration, number=results.number_text
     )
-    return environment.get_template('page.html.j2').render(
+    return templates.get_template('page.html.j2').render(
         nan=math.nan,
         name=work_dir.name,
         baseline=baseline_dir.name if baseline_dir else None,
@@ -181,7 +175,7 @@ def render(work_dir: Path, baseline_dir: Path | None = None) -> str:
         round_pictures=round_pictures(rounds) if rounds else NO_ROUNDS,
         gallery=gallery(work_dir),
         classes=results.class_rows(shown),
-        versions=versions(work_dir),
+        environment=logged_environment(work_dir),
         installed=installed(),
         config=(start / 'vis_data/config.py').read_text(),
     )

@@ -8,7 +8,6 @@ repeated, only the last time counts.
 import math
 import operator
 import re
-from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
@@ -60,11 +59,6 @@ def per_class(work_dir: Path) -> dict[int, ClassTable]:
     """
     found = [e for e in _entries(work_dir) if is_validation(e.line)]
     return {i: entry.classes for i, entry in enumerate(found) if entry.classes}
-
-
-def kept_percent(rounds: Sequence[Line]) -> list[float]:
-    """Return the share of the samples that each round kept, in percent."""
-    return [100 * line['kept'] / line['total'] for line in rounds]
 
 
 def config(work_dir: Path) -> Config:

@@ -12,7 +12,6 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS
 from mmengine.runner import Runner
 
-import infobatch_mm.digit_scenes  # noqa: F401
 from infobatch_mm.digit_scenes import DigitScenes
 
 # For names: mmengine keeps loggers, message hubs and visualizers by them.

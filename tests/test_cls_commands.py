@@ -1,21 +1,24 @@
-"""Test and train take the flags of mmpretrain's tools, and do as they do."""
+"""The commands on mmpretrain: test, train and report."""
 
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
-import cls_toys
-import mmengine
 import pytest
-import torch
-from mmengine.config import Config
-from mmengine.visualization import Visualizer
 
 pytest.importorskip('mmpretrain')
+import cls_toys
+import mmengine
 import mmpretrain
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
+from mmengine.visualization import Visualizer
 from mmpretrain.registry import MODELS
+from test_report import Page, check, report
 
 from infobatch_mm.commands import running, train
 from infobatch_mm.commands import test as test_tool
+from infobatch_mm.report import results
 
 THEIRS = Path(mmpretrain.__file__).parent / '.mim' / 'tools'
 IMAGES = 4
@@ -246,3 +249,32 @@ def test_names_of_packages_are_read_by_both():
     assert tested.model == trained.model
     assert tested.test_dataloader == trained.test_dataloader
     assert tested.test_dataloader.collate_fn == dict(type='default_collate')
+
+
+# infobatch report: a run of mmpretrain
+
+
+@pytest.mark.parametrize('pruned', [True, False], ids=['pruned', 'stock'])
+def test_a_run_of_mmpretrain(tmp_path, pruned):
+    cfg = cls_toys.config(tmp_path, pruned=pruned)
+    cfg.train_cfg.val_interval = 2
+    cfg.val_dataloader = dict(
+        batch_size=4,
+        num_workers=0,
+        sampler=dict(type='DefaultSampler', shuffle=False),
+        dataset=cls_toys.blobs(8),
+        collate_fn=dict(type='default_collate'),
+    )
+    cfg.val_evaluator = dict(type='Accuracy', topk=(1,))
+    cfg.val_cfg = dict(type='ValLoop')
+    cfg.default_hooks.checkpoint.interval = 4
+    Runner.from_cfg(cfg).train()
+    page = Page(report.render(tmp_path))
+    check(page)
+    assert 'accuracy/top1 over samples' in page.images[0]['alt']
+    assert results.NO_CLASSES in page.missing
+    # Each sample is an image with the name of its class.
+    assert len(page.pictures('image/png')) == (16 if pruned else 0)
+    if pruned:
+        labels = {card.label for card in report.gallery(tmp_path).hardest}
+        assert labels <= set('abcde')

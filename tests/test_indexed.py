@@ -13,8 +13,8 @@ from mmengine.registry import DATASETS
 from mmseg.datasets.transforms import PackSegInputs
 from torch.utils.data import DataLoader
 
+from infobatch_mm.datasets.digit_scenes import DigitScenes
 from infobatch_mm.datasets.indexed import IndexedDataset
-from infobatch_mm.digit_scenes import DigitScenes
 
 
 @DATASETS.register_module()

@@ -1,15 +1,215 @@
-"""What infobatch_mm uses of its hosts beyond their public names."""
+"""The hosts: what is used of them, what is registered, what may be missing."""
 
 import ast
 import importlib
 import inspect
+import statistics
+import subprocess
+import sys
 import textwrap
 from collections.abc import Iterator
 from functools import cache
+from importlib import util
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from mmengine.config import Config
+from mmengine.config.utils import MODULE2PACKAGE
+from mmengine.logging import HistoryBuffer
+from mmengine.runner import CheckpointLoader
+
+from infobatch_mm.extras import require
+from infobatch_mm.host import config_bases, loading
+
+ROOT = Path(__file__).parents[1]
+
+
+def run_without(packages, code):
+    """Run code in a new process in which packages cannot be imported."""
+    block = f'import sys; sys.modules |= dict.fromkeys({packages!r})\n'
+    return subprocess.run(
+        [sys.executable, '-c', block + code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(
+    'missing', [('mmengine',), ('mmcv',), ('mmseg', 'mmpretrain')]
+)
+def test_without_a_family_the_error_names_the_extras(missing):
+    done = run_without(missing, 'import infobatch_mm')
+    assert done.returncode == 1
+    error = done.stderr.strip().splitlines()[-1]
+    assert error.startswith('ImportError')
+    for name in (*missing, '[onedl]', '[openmmlab]', '[cls]'):
+        assert name in error
+
+
+@pytest.mark.parametrize(
+    'blocked, package, head',
+    [
+        ('mmpretrain', 'mmseg', 'WeightedDecodeHead'),
+        ('mmseg', 'mmpretrain', 'WeightedClsHead'),
+    ],
+)
+def test_one_task_is_enough(blocked, package, head):
+    pytest.importorskip(package)
+    code = (
+        'import infobatch_mm, infobatch_mm.heads\n'
+        'from infobatch_mm import *\n'
+        f'from {package}.registry import MODELS\n'
+        f'assert MODELS.get({head!r}) is {head} is infobatch_mm.heads.{head}\n'
+        'from infobatch_mm.host.packages import is_importable\n'
+        f'assert not is_importable({blocked!r})\n'
+        'print([n for n in globals() if n.startswith("Weighted")])'
+    )
+    done = run_without([blocked], code)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str([head])
+
+
+def test_bases_of_the_installed_family_are_found(tmp_path):
+    base = 'mmseg::upernet/upernet_r50_4xb4-80k_ade20k-512x512.py'
+    file = tmp_path / 'config.py'
+    file.write_text(f'_base_ = {base!r}')
+    config_bases.alias_config_bases()
+    assert Config.fromfile(file).model.decode_head.type == 'UPerHead'
+
+
+def test_the_alias_is_only_set_where_the_official_package_is_missing(
+    monkeypatch,
+):
+    installed = {'mmsegmentation', 'onedl-mmsegmentation', 'onedl-mmdet'}
+    monkeypatch.setattr(config_bases, 'is_installed', installed.__contains__)
+    names = dict(mmseg='mmsegmentation', mmdet='mmdet', mmcv='mmcv')
+    for name in list(MODULE2PACKAGE):
+        monkeypatch.delitem(MODULE2PACKAGE, name)
+    for name, distribution in names.items():
+        monkeypatch.setitem(MODULE2PACKAGE, name, distribution)
+    config_bases.alias_config_bases()
+    assert names | dict(mmdet='onedl-mmdet') == MODULE2PACKAGE
+
+
+def test_checkpoints_with_a_message_hub_load(tmp_path):
+    file = tmp_path / 'checkpoint.pth'
+    torch.save(dict(history=HistoryBuffer([1.0], [1])), file)
+    loading.allow_resuming()
+    loaded = CheckpointLoader.load_checkpoint(str(file))
+    assert loaded['history'].current() == 1.0
+
+
+def test_loader_of_local_files(tmp_path):
+    file = tmp_path / 'checkpoint.pth'
+    torch.save(dict(history=HistoryBuffer([1.0], [1])), file)
+    assert loading.load_from_local(str(file))['history'].current() == 1.0
+    with pytest.raises(FileNotFoundError, match=r'none\.pth'):
+        loading.load_from_local(str(tmp_path / 'none.pth'))
+
+
+# What `import infobatch_mm` does to a process: it registers, no more
+
+# Names that can be replaced, by the modules where their users look.
+SNAPSHOT = """
+import importlib, sys, warnings
+warnings.simplefilter('ignore')
+MODULES = [
+    'torch.nn.functional', 'torch.distributed', 'mmengine.dist.utils',
+    'mmengine.dataset.base_dataset', 'mmengine.hooks.checkpoint_hook',
+    'mmengine.optim.optimizer.optimizer_wrapper', 'mmengine.runner.runner',
+    'mmengine.runner._flexible_runner', 'mmengine.runner.loops',
+    'mmengine.runner.checkpoint', 'mmengine.config.config',
+    *EXTRA,
+]
+for name in MODULES:
+    importlib.import_module(name)
+
+def names(owner):
+    return {
+        f'{owner.__name__}.{key}': id(value)
+        for key, value in vars(owner).items()
+        if key != '__warningregistry__'
+    }
+
+def look():
+    from mmengine.config.utils import MODULE2PACKAGE
+    from mmengine.registry import LOOPS
+    from mmengine.runner.checkpoint import CheckpointLoader
+    found = {}
+    for name in MODULES:
+        module = sys.modules[name]
+        found |= names(module)
+        for value in list(vars(module).values()):
+            if isinstance(value, type) and value.__module__ == name:
+                found |= names(value)
+    found |= {f'scheme {k!r}': v for k, v in CheckpointLoader._schemes.items()}
+    found |= {f'package of {k}': v for k, v in MODULE2PACKAGE.items()}
+    # Registered names stay what they were; new ones may come.
+    return found, dict(LOOPS.module_dict)
+
+before, loops = look()
+import infobatch_mm
+after, loops_after = look()
+# A submodule that is imported becomes a name of its package.
+changed = [
+    key for key in before.keys() | after.keys()
+    if before.get(key) != after.get(key)
+    and sys.modules.get(key) is None
+]
+changed += [key for key in loops if loops_after[key] is not loops[key]]
+print(sorted(changed))
+"""
+EXTRA = {
+    'mmseg': [
+        'mmseg.models.losses.cross_entropy_loss',
+        'mmseg.models.decode_heads.decode_head',
+    ],
+    'mmpretrain': [
+        'mmpretrain.models.losses',
+        'mmpretrain.models.heads.cls_head',
+    ],
+}
+
+
+@pytest.mark.parametrize('task', EXTRA)
+def test_importing_the_package_changes_nothing_else(task):
+    if not util.find_spec(task):
+        pytest.skip(f'needs {task}')
+    code = f'EXTRA = {EXTRA[task]!r}\n{SNAPSHOT}'
+    done = subprocess.run(
+        [sys.executable, '-c', code], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.splitlines()[-1] == '[]'
+
+
+# What is said where a package of an extra is missing
+
+
+def test_a_package_that_is_there_is_imported():
+    assert require('statistics', 'compare') is statistics
+
+
+def test_a_missing_package_is_named_with_its_extra():
+    with pytest.raises(ModuleNotFoundError) as caught:
+        require('no_such_package.part', 'compare')
+    assert 'no_such_package is not installed' in str(caught.value)
+    assert 'pip install "infobatch_mm[compare]"' in str(caught.value)
+
+
+def test_an_installed_package_that_fails_says_why(tmp_path, monkeypatch):
+    (tmp_path / 'broken_package.py').write_text('import no_such_package\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match='no_such_package') as caught:
+        require('broken_package', 'compare')
+    assert 'infobatch_mm[' not in str(caught.value)
+    assert 'broken_package' not in sys.modules
+
+
+# What infobatch_mm uses of its hosts beyond their public names
 
 PACKAGE = Path(__file__).parents[1] / 'infobatch_mm'
 # Private names of the standard library that stand in annotations.

@@ -1,4 +1,4 @@
-"""configs/ade20k: they load, build, and cost what their headers say."""
+"""The segmentation configs that are shipped: ADE20K and CamVid."""
 
 import re
 from importlib import util
@@ -148,3 +148,25 @@ def test_header_of_the_sample_tells_the_iterations():
     config = load(SAMPLE)
     assert config.train_cfg.max_iters == 32
     assert count_iters(config, torch.arange(8.0), 2) == 26
+
+
+# configs/camvid
+
+CAMVID = Path(__file__).parents[1] / 'configs' / 'camvid'
+
+
+@pytest.mark.parametrize('schedule', ['50e', '4k'])
+def test_overlay_is_what_enable_makes_of_its_stock_twin(schedule):
+    name = f'upernet_r18_1xb4-{schedule}_camvid-120x160.py'
+    stock = Config.fromfile(CAMVID / name)
+    found = Config.fromfile(CAMVID / f'infobatch_{name}').to_dict()
+    [hook] = found['custom_hooks']
+    options = {key: hook[key] for key in hook if key != 'type'}
+    expected = enable(stock, **options).to_dict()
+    # The overlays leave defaults out, and mmengine's own loop by epochs in.
+    kind = 'infobatch_mm.InfoBatchSampler'
+    expected['train_dataloader']['sampler'] = dict(type=kind)
+    expected['custom_imports']['allow_failed_imports'] = False
+    if schedule == '50e':
+        expected['train_cfg'] = stock.train_cfg.to_dict()
+    assert found == expected

@@ -1,6 +1,7 @@
-"""Folders of configs for the check of the zoo, in place of a package's."""
+"""Files of tests: folders of configs for the zoo, and blocks of our pages."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ from yapf.yapflib import yapf_api
 from zoo import __main__ as command
 from zoo import check as zoo_check
 
+DOCS = Path(__file__).parents[2] / 'docs'
+
 
 def use_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the command check the configs of a folder."""
+    """Let the zoo check the configs of a folder in place of a package's."""
     monkeypatch.undo()  # conftest's text of a config cannot be read back
     for module in (yapf_api, mmengine.config.config):
         monkeypatch.setattr(module, 'FormatCode', None, raising=False)
@@ -34,3 +37,10 @@ def check(folder: Path, *args: str) -> tuple[int, dict[str, Any]]:
     status = command.main(['check', *args, '--all', '--json', str(out)])
     records = [json.loads(line) for line in out.read_text().splitlines()]
     return status, {record['config']: record for record in records}
+
+
+def snippets(page: str, language: str, heading: str) -> list[str]:
+    """Return the blocks of a language under a heading."""
+    text = (DOCS / page).read_text()
+    section = text.split(f'\n## {heading}\n')[1].split('\n## ')[0]
+    return re.findall(rf'```{language}\n(.*?)```', section, re.DOTALL)

@@ -1,4 +1,4 @@
-"""infobatch_mm.prepare.classification on small stand-ins of the data sets."""
+"""infobatch prepare for classification, on stand-ins of the data sets."""
 
 import io
 import pickle

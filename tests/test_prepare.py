@@ -1,0 +1,359 @@
+"""infobatch prepare camvid and ade20k."""
+
+import io
+import re
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from infobatch_mm.commands import prepare
+from infobatch_mm.prepare import files, segmentation
+
+REPO = Path(__file__).parents[1]
+SHARED = REPO.parent / 'shared'
+LAYOUT = segmentation.SegFolder(counts=dict(train=2, val=1), num_classes=3)
+
+
+def write_pair(root: Path, split: str, name: str) -> None:
+    """Write one image of 4x6 and a label map with the labels 0, 2, 255."""
+    labels = np.zeros((4, 6), np.uint8)
+    labels[1], labels[2] = 2, 255
+    for folder, suffix, array in (
+        ('images', 'jpg', np.zeros((4, 6, 3), np.uint8)),
+        ('annotations', 'png', labels),
+    ):
+        path = root / folder / split / f'{name}.{suffix}'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(array).save(path)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A correct data set of the tiny layout, not packed yet."""
+    root = tmp_path / 'source' / 'tiny_4x6'
+    for split, name in (('train', 'a'), ('train', 'b'), ('val', 'c')):
+        write_pair(root, split, name)
+    return root
+
+
+@pytest.fixture
+def pack(source: Path, tmp_path: Path) -> Callable[[], Path]:
+    """Pack the source as it is now, with its folder on top."""
+
+    def _pack() -> Path:
+        archive = tmp_path / 'tiny_4x6.tar'
+        with tarfile.open(archive, 'w') as tar:
+            tar.add(source, arcname=source.name)
+        return archive
+
+    return _pack
+
+
+def test_archive_is_unpacked_once_and_then_checked(pack, tmp_path):
+    archive, out = pack(), tmp_path / 'data' / 'tiny'
+    first = segmentation.prepare_seg_folder(archive, out, LAYOUT)
+    assert first == (
+        f'unpacked: 2 train, 1 val images of 4x6 with 3 classes in {out}'
+    )
+    assert (out / 'annotations' / 'val' / 'c.png').is_file()
+    archive.unlink()
+    second = segmentation.prepare_seg_folder(archive, out, LAYOUT)
+    assert second.startswith('checked, already there: 2 train, 1 val')
+    assert [path.name for path in out.parent.iterdir()] == ['tiny']
+
+
+def test_default_folder_is_named_after_the_archive(
+    pack, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    segmentation.prepare_seg_folder(pack(), None, LAYOUT)
+    assert (tmp_path / 'data' / 'tiny_4x6' / 'images' / 'train').is_dir()
+
+
+def test_archive_without_a_folder_on_top(source, tmp_path):
+    archive = tmp_path / 'flat.tar'
+    with tarfile.open(archive, 'w') as tar:
+        for folder in ('images', 'annotations'):
+            tar.add(source / folder, arcname=folder)
+    out = tmp_path / 'flat'
+    segmentation.prepare_seg_folder(archive, out, LAYOUT)
+    assert (out / 'images' / 'val' / 'c.jpg').is_file()
+    assert out.stat().st_mode == source.stat().st_mode
+
+
+def drop_pair(root: Path) -> None:
+    (root / 'images/train/a.jpg').unlink()
+    (root / 'annotations/train/a.png').unlink()
+
+
+def rename_label_map(root: Path) -> None:
+    path = root / 'annotations/train/a.png'
+    path.rename(path.with_name('other.png'))
+
+
+def save_label_map(array: np.ndarray) -> Callable[[Path], None]:
+    return lambda root: Image.fromarray(array).save(
+        root / 'annotations/train/b.png'
+    )
+
+
+def truncate_image(root: Path) -> None:
+    (root / 'images/val/c.jpg').write_bytes(b'not an image')
+
+
+@pytest.mark.parametrize(
+    ('damage', 'message'),
+    [
+        (drop_pair, 'images/train holds 1 files, and 2 are expected'),
+        (rename_label_map, 'a.jpg has no label map: .*a.png is missing'),
+        (
+            save_label_map(np.full((4, 6), 3, np.uint8)),
+            r'b.png holds the labels \[3\], and only 0 to 2 and 255',
+        ),
+        (
+            save_label_map(np.zeros((4, 6, 3), np.uint8)),
+            r'b.png has shape \(4, 6, 3\)',
+        ),
+        (
+            save_label_map(np.zeros((4, 5), np.uint8)),
+            'b.jpg is 4x6 and .*b.png is 4x5',
+        ),
+        (truncate_image, 'c.jpg cannot be read as an image'),
+    ],
+)
+def test_damage_is_named_and_leaves_nothing(
+    damage, message, source, pack, tmp_path
+):
+    damage(source)
+    out = tmp_path / 'data' / 'tiny'
+    archive = pack()
+    with pytest.raises(ValueError, match=message) as error:
+        segmentation.prepare_seg_folder(archive, out, LAYOUT)
+    assert str(archive) in str(error.value)
+    assert not list(out.parent.iterdir())
+
+
+def test_damage_in_a_prepared_folder_is_found(source, tmp_path):
+    drop_pair(source)
+    with pytest.raises(ValueError, match='unpack a complete archive'):
+        segmentation.prepare_seg_folder(tmp_path / 'absent', source, LAYOUT)
+
+
+def test_member_outside_the_folder_is_refused(tmp_path):
+    archive, out = tmp_path / 'evil.tar', tmp_path / 'data' / 'evil'
+    with tarfile.open(archive, 'w') as tar:
+        member = tarfile.TarInfo('../../escaped.txt')
+        tar.addfile(member, io.BytesIO())
+    with pytest.raises(ValueError, match='evil.tar cannot be unpacked'):
+        segmentation.prepare_seg_folder(archive, out, LAYOUT)
+    assert not list(out.parent.iterdir())
+    assert not (tmp_path / 'escaped.txt').exists()
+
+
+def test_what_is_no_archive_is_named(tmp_path):
+    archive = tmp_path / 'notes.tar'
+    with pytest.raises(ValueError, match='notes.tar is not a file'):
+        segmentation.prepare_seg_folder(archive, tmp_path / 'out', LAYOUT)
+    archive.write_text('notes')
+    with pytest.raises(ValueError, match='notes.tar cannot be unpacked'):
+        segmentation.prepare_seg_folder(archive, tmp_path / 'out', LAYOUT)
+    with pytest.raises(ValueError, match='notes.tar is a file; set --out'):
+        segmentation.prepare_seg_folder(archive, archive, LAYOUT)
+
+
+def test_archive_without_images_is_named(tmp_path):
+    archive = tmp_path / 'other.tar'
+    (tmp_path / 'readme').mkdir()
+    with tarfile.open(archive, 'w') as tar:
+        tar.add(tmp_path / 'readme', arcname='readme')
+    with pytest.raises(ValueError, match='no folder named images'):
+        segmentation.prepare_seg_folder(archive, tmp_path / 'out', LAYOUT)
+
+
+@pytest.mark.parametrize(
+    'name',
+    ['camvid', 'ade20k', 'cifar10', 'cifar100', 'tiny-imagenet', 'imagenet'],
+)
+def test_command_line_ends_with_one_line(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        prepare.main([name, 'absent'])
+    assert stopped.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert re.search(
+        r'absent.* is (not a file|not a folder|missing)', lines[-1]
+    )
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason='needs ../shared/data')
+@pytest.mark.parametrize('size', ['120x160', '240x320'])
+def test_camvid_archives(size, tmp_path, capsys):
+    archive = SHARED / 'data' / f'camvid_{size}.tar'
+    out = tmp_path / archive.stem
+    prepare.main(['camvid', str(archive), '--out', str(out)])
+    assert capsys.readouterr().out == (
+        f'unpacked: 367 train, 101 val, 233 test images of {size} with 11 '
+        f'classes in {out}\n'
+    )
+
+
+# infobatch prepare ade20k
+
+ADE20K = segmentation.ADE20K._replace(counts=dict(training=2, validation=1))
+LABELS = np.array([[0, 1, 150], [7, 0, 255]], np.uint8)
+
+
+def write_ade_pair(
+    root: Path, split: str, name: str, labels: np.ndarray = LABELS
+) -> None:
+    image = np.zeros((2, 3, 3), np.uint8)
+    for folder, suffix, array in (
+        ('images', 'jpg', image),
+        ('annotations', 'png', labels),
+    ):
+        path = root / folder / split / f'{name}.{suffix}'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(array).save(path)
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A complete folder, for a data set of two images and one."""
+    monkeypatch.setattr(segmentation, 'ADE20K', ADE20K)
+    folder = tmp_path / 'ADEChallengeData2016'
+    for split, name in (
+        ('training', 'ADE_train_1'),
+        ('training', 'ADE_train_2'),
+        ('validation', 'ADE_val_1'),
+    ):
+        write_ade_pair(folder, split, name)
+    return folder
+
+
+def check(root: Path, *flags: str) -> str:
+    args = prepare.build_parser().parse_args(['ade20k', str(root), *flags])
+    return segmentation.check_ade20k(args.root, sample=args.sample)
+
+
+def test_the_published_numbers():
+    assert segmentation.ADE20K.counts == dict(training=20210, validation=2000)
+    assert segmentation.ADE20K.num_classes == 150
+
+
+def test_complete_folder(root):
+    assert check(root) == (
+        f'checked: 2 training, 1 validation images with 150 classes in {root}'
+    )
+
+
+def remove(*names: str) -> Callable[[Path], None]:
+    def _remove(root: Path) -> None:
+        for name in names:
+            (root / name).unlink()
+
+    return _remove
+
+
+def rename_ade_label_map(root: Path) -> None:
+    # Sorts before the others, so that no pair stands side by side any more.
+    path = root / 'annotations/training/ADE_train_2.png'
+    path.rename(path.with_name('ADE_0.png'))
+
+
+def relabel(labels: np.ndarray, name: str) -> Callable[[Path], None]:
+    return lambda root: Image.fromarray(labels).save(
+        root / 'annotations' / name
+    )
+
+
+@pytest.mark.parametrize(
+    ('damage', 'message'),
+    [
+        (
+            lambda root: (root / 'images').rename(root / 'pictures'),
+            'images/training is not a folder; unpack a complete archive',
+        ),
+        (
+            lambda root: (root / 'annotations/validation').rename(
+                root / 'labels'
+            ),
+            'annotations/validation is not a folder',
+        ),
+        (
+            remove('images/training/ADE_train_1.jpg'),
+            'images/training holds 1 files, and 2 are expected',
+        ),
+        (
+            remove('annotations/validation/ADE_val_1.png'),
+            'annotations/validation holds 0 files, and 1 are expected',
+        ),
+        (
+            rename_ade_label_map,
+            'ADE_train_2.jpg has no label map: .*ADE_train_2.png is missing',
+        ),
+        (
+            relabel(LABELS + 1, 'training/ADE_train_1.png'),
+            r'holds the labels \[151\], and only 0 to 150 and 255',
+        ),
+        (
+            relabel(
+                LABELS[..., None].repeat(3, 2), 'validation/ADE_val_1.png'
+            ),
+            'not with colours',
+        ),
+        (
+            relabel(LABELS[:, :2], 'validation/ADE_val_1.png'),
+            'ADE_val_1.jpg is 2x3 and .*ADE_val_1.png is 2x2',
+        ),
+        (
+            lambda root: (root / 'images/training/ADE_train_1.jpg').write_text(
+                'no image'
+            ),
+            'ADE_train_1.jpg cannot be read as an image',
+        ),
+    ],
+)
+def test_damage_is_named(damage, message, root):
+    damage(root)
+    with pytest.raises(ValueError, match=message):
+        check(root)
+
+
+def test_only_the_first_pair_of_a_split_is_read(root):
+    (root / 'images/training/ADE_train_2.jpg').write_text('no image')
+    check(root)
+
+
+def test_sample_takes_what_is_there(root):
+    write_ade_pair(root, 'training', 'ADE_train_3')
+    (root / 'images/validation/ADE_val_1.jpg').unlink()
+    assert check(root, '--sample') == (
+        f'checked: 3 training images with 150 classes in {root}'
+    )
+
+
+def test_sample_is_checked_all_the_same(root):
+    remove('annotations/training/ADE_train_2.png')(root)
+    with pytest.raises(ValueError, match='holds 1 files, and 2 are expected'):
+        check(root, '--sample')
+
+
+def test_sample_without_images_is_named(root):
+    with pytest.raises(
+        ValueError, match='holds no .*images/training or images/validation'
+    ):
+        check(root.parent, '--sample')
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason='needs ../shared/data')
+def test_the_shared_sample(tmp_path):
+    files.extract(SHARED / 'data' / 'ade20k_sample.tar', tmp_path)
+    sample = tmp_path / 'ade20k_sample'
+    official = check(sample / 'ADEChallengeData2016', '--sample')
+    assert official.startswith('checked: 1 training, 3 validation images')
+    derived = check(sample / 'extra_derived', '--sample')
+    assert derived.startswith('checked: 3 training images')
