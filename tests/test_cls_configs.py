@@ -17,7 +17,7 @@ from mmpretrain.registry import MODELS
 from infobatch_mm import enable
 from infobatch_mm.config import check_options
 from infobatch_mm.heads import WeightedHeadMixin
-from infobatch_mm.policies import build_policy
+from infobatch_mm.pruning.registry import build_policy
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 FOLDERS = ('cifar10', 'cifar100', 'tiny_imagenet', 'imagenet')
@@ -91,10 +91,8 @@ def test_an_overlay_is_what_enable_makes_of_its_twin(path):
 def test_its_hook_is_set_as_its_name_says(path):
     (hook,) = load(path).custom_hooks
     check_options({k: v for k, v in hook.items() if k != 'type'})
-    is_quantile = path.stem.startswith('infobatch-quantile')
-    kind = 'QuantilePolicy' if is_quantile else 'InfoBatchPolicy'
     policy = build_policy(hook.policy, hook.delta)
-    assert type(policy).__name__ == kind
+    assert type(policy).__name__ == 'InfoBatchPolicy'
     is_smoothed = 'score_momentum' in hook
     assert is_smoothed == any(name in path.stem for name in MIXED)
 

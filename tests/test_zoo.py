@@ -252,7 +252,7 @@ def test_a_sound_head_passes_and_configs_that_are_the_same_run_once(zoo):
 
 
 HEADS = dict(
-    LeakyHead=('FAILED', 'linear: '),
+    LeakyHead=('FAILED', 'with all sample weights at zero'),
     ShyHead=('FAILED', 'LookupError: a hook is watching'),
     BrokenHead=('upstream', 'LookupError: broken upstream'),
     DeadlyHead=('upstream', 'Killed: ended by signal 9'),
