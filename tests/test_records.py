@@ -136,7 +136,7 @@ def test_time_saved_is_not_known_after_a_stock_part():
     ],
 )
 def test_the_last_and_the_best_metric(values, found):
-    history = {name: HistoryBuffer(v) for name, v in values.items()}
+    history = {n: HistoryBuffer(v, [1] * len(v)) for n, v in values.items()}
     assert metric_of(history) == found
 
 
