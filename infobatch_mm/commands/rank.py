@@ -5,7 +5,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..report import ranking
 from .ending import in_one_line, is_ours
+from .running import positive
 
 EPILOG = """\
 columns:
@@ -63,20 +65,10 @@ def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
     return parser
 
 
-def positive(text: str) -> int:
-    """Return a number of at least 1."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f'{text} is less than 1')
-    return number
-
-
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     """Write the table; what the reader has to know of it goes to stderr."""
     parser = build_parser(prog)
     args = parser.parse_args(argv)
-    from ..report import ranking
-
     with in_one_line(parser, only=is_ours):
         found = ranking.read(args.work_dir)
     for note in found.notes:
