@@ -68,6 +68,10 @@ def schedule(
 ) -> Schedule:
     """Go through a run whose scores stay as they are given.
 
+    A pruned round has fewer steps of the full size, the default pacing. A
+    sample that the first round leaves out, as a remainder smaller than a
+    batch, is taken to have a score all the same.
+
     Args:
         policy (PruningPolicy): What plans its rounds.
         scores (Tensor): Finite scores, shape (N,): those that the first

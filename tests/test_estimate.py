@@ -95,12 +95,14 @@ def test_rounds_of_warm_up_use_all_data():
     ids=['random', 'quantile'],
 )
 def test_a_run_does_what_was_estimated(tmp_path, iters, policy):
-    cfg = toys.config(tmp_path, samples=26, epochs=8, policy=policy)
+    # Where a pass leaves samples out, the second round knows fewer scores.
+    total = 24 if iters else 26
+    cfg = toys.config(tmp_path, samples=total, epochs=8, policy=policy)
     if iters:
         toys.make_iter_based(cfg, iters)
-    budget = command.budget_of(cfg, 1, 26)
+    budget = command.budget_of(cfg, 1, total)
     made = build_policy(policy, 0.875)
-    scores = estimate.scores_below_mean(0.5, 26)
+    scores = estimate.scores_below_mean(0.5, total)
     run = estimate.schedule(made, scores, budget)
     toys.train(cfg)
     found = json.loads((tmp_path / 'infobatch_summary.json').read_text())

@@ -29,13 +29,14 @@ POLICIES: tuple[dict[str, Any], ...] = (
 )
 EPILOG = """\
 What is exact: QuantilePolicy and RandomPolicy keep the same share whatever the
-scores are (as long as they are not tied), so their iterations are those that a
-run will have. InfoBatchPolicy prunes below the mean, and which share of the
-samples that is shows only in training: there is a line for each of 50, 60 and
-70 %, and with --pilot one for the scores of your data after so many rounds,
-which may change later. Nothing here says what pruning costs in accuracy, and
-the time saved is less than the samples saved if loading is slower than
-training.
+scores are, so their iterations are those that a run will have (unless scores
+are tied, or missing: in a run by iterations, the remainder of the first pass
+that makes no whole batch has no score in the second round, and is kept).
+InfoBatchPolicy prunes below the mean, and which share of the samples that is
+shows only in training: there is a line for each of 50, 60 and 70 %, and with
+--pilot one for the scores of your data after so many rounds, which may change
+later. Pruned rounds are taken to have fewer steps. Nothing here says what
+pruning costs in accuracy.
 """
 
 
