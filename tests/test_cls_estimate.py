@@ -9,8 +9,7 @@ import cls_toys
 from test_estimate import say
 
 
-def test_a_pilot_of_mmpretrain(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv('COLUMNS', '160')
+def test_a_pilot_of_mmpretrain(tmp_path, capsys):
     cfg = cls_toys.config(tmp_path / 'unused', pruned=False, epochs=8)
     del cfg.train_dataloader['collate_fn']
     cfg.custom_imports = dict(imports=['cls_toys'])

@@ -149,7 +149,7 @@ def cases(total: int, found: pilot.Pilot | None) -> list[Case]:
     """Return the scores that a run may have, for each share below the mean."""
     if found is not None:
         share = estimate.share_below_mean(found.scores)
-        return [Case(f'{share:.0%} (pilot)', found.scores)]
+        return [Case(f'{share:.0%}', found.scores)]
     return [
         Case(f'{share:.0%}', estimate.scores_below_mean(share, total))
         for share in SHARES
@@ -188,8 +188,11 @@ def table(
         pace (float): Seconds of an iteration, 0 if not known.
     """
     names = 'policy', 'below mean', 'rounds', 'pruned', 'iterations', 'samples'
-    laid = Table(*names, 'saved', *(['hours'] if pace else []))
-    for policy, share, run in [('all data', '', full), *rows]:
+    laid = Table(box=None, padding=(0, 1, 0, 0))  # in 80 columns
+    for name in (*names, 'saved', *(['hours'] if pace else [])):
+        left = name == 'policy'
+        laid.add_column(name, justify='left' if left else 'right')
+    for policy, share, run in [('all data', '-', full), *rows]:
         saved = 1 - run.samples / full.samples
         cells = [policy, share, *(f'{number:,}' for number in run)]
         hours = [f'{run.iters * pace / 3600:.2f}'] if pace else []
@@ -253,9 +256,10 @@ def report(
     settings = hook_settings(cfg)
     hook = InfoBatchHook(**settings)
     scores = cases(budget.samples, found)
+    made = policies(settings, hook.delta)
     rows = [
-        (repr(policy), share, run)
-        for policy in policies(settings, hook.delta)
+        (type(policy).__name__, share, run)
+        for policy in made
         for share, run in estimates(
             policy, scores, budget, hook.warmup_rounds
         ).items()
@@ -268,10 +272,9 @@ def report(
         f'{budget.batch_size:,} a step'
     )
     Console().print(table(rows, full, pace))
-    for line in pilot_lines(found) if found else ():
-        print(line)
-    for line in (*memory_lines(budget.samples), *clock_lines(cfg)):
-        print(line)
+    shown = pilot_lines(found) if found else ()
+    more = (*memory_lines(budget.samples), *clock_lines(cfg))
+    print(*map(repr, made), *shown, *more, sep='\n')
 
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:

@@ -68,7 +68,7 @@ def fly(cfg: Config, rounds: int) -> Pilot:
 def _alone(cfg: Config, folder: str) -> Config:
     """Return a config that trains in a folder, and does nothing else."""
     cfg = cfg.copy()
-    cfg.work_dir, cfg.resume = folder, False
+    cfg.work_dir, cfg.resume, cfg.log_level = folder, False, 'WARNING'
     for name in OFF.split():
         cfg[name] = None
     hooks = dict(cfg.get('default_hooks') or {})
