@@ -1,6 +1,7 @@
 """The command line that says what pruning will save, before training."""
 
 import argparse
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -283,6 +284,8 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     args = parser.parse_args(argv)
     with in_one_line(parser):
         cfg = load_config(args)
+    if args.pilot:
+        print(f'Training {args.pilot} rounds as a pilot ...', file=sys.stderr)
     with in_one_line(parser, only=is_ours):
         found = pilot.fly(cfg, args.pilot) if args.pilot else None
         report(cfg, args, found)
