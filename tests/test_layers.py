@@ -17,7 +17,7 @@ ROOMS = ('infobatch_mm', 'zoo', 'benchmarks', 'tools')
 FLOORS = {
     'arithmetic': (
         'extras settings rescale clock stopwatch ledger pruning pruning.plan '
-        'pruning.prune_ratio pruning.draw pruning.policies'
+        'pruning.prune_ratio pruning.draw pruning.policies estimate'
     ),
     'ground': (
         'host host.* datasets datasets.* pruning.registry randomness ranks '
