@@ -268,17 +268,27 @@ def _weighted(head: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
 
 def _add_hook(cfg: Config, options: Mapping[str, Any]) -> None:
     """Put the hook into custom_hooks, or the options into one that is."""
-    custom = list(cfg.get('custom_hooks') or [])
-    default = (cfg.get('default_hooks') or {}).values()
-    present = list(_ours([*custom, *default]))
+    present = _hooks_of(cfg)
     for hook in present:
         hook.update(options)
-        check_options(
-            {k: v for k, v in hook.items() if k not in ('type', 'priority')}
-        )
+        check_options(_settings(hook))
     if not present:
         hook = dict(type=f'{PACKAGE}.{HOOKS[0]}', **options)
-        cfg.custom_hooks = [*custom, hook]
+        cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), hook]
+
+
+def hook_settings(cfg: Config) -> dict[str, Any]:
+    """Return the arguments of the :class:`InfoBatchHook` of a config."""
+    return _settings(_hooks_of(cfg)[0])
+
+
+def _settings(hook: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in hook.items() if k not in ('type', 'priority')}
+
+
+def _hooks_of(cfg: Config) -> list[MutableMapping[str, Any]]:
+    default = (cfg.get('default_hooks') or {}).values()
+    return list(_ours([*(cfg.get('custom_hooks') or []), *default]))
 
 
 def _ours(hooks: Iterable[Any]) -> Iterable[MutableMapping[str, Any]]:

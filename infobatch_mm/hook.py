@@ -41,7 +41,7 @@ class InfoBatchHook(Hook):
 
     It writes ``infobatch.jsonl`` (a line a round) and
     ``infobatch_summary.json`` to the work directory, and the scalars
-    ``infobatch/kept_ratio``, ``infobatch/saved_ratio``,
+    ``infobatch/clock``, ``infobatch/kept_ratio``, ``infobatch/saved_ratio``,
     ``infobatch/threshold``, ``infobatch/mean_weight`` and
     ``infobatch/variance_ratio`` (see :class:`Plan`) to all visualizer
     backends.
@@ -200,6 +200,7 @@ class InfoBatchHook(Hook):
         self.sampler.seed = run.seed
         for warning in warnings:
             runner.logger.warning(warning)
+        runner.logger.info(records.resumed_text(run))
 
     def after_train(self, runner: Any) -> None:
         """Write the summary and log it as a table."""
@@ -211,7 +212,8 @@ class InfoBatchHook(Hook):
     def summary(self, runner: Any) -> dict[str, Any]:
         """Return what the run has cost, against its full-data budget."""
         assert self.run is not None
-        return records.summary_of(self.run, runner.iter)
+        metric = records.metric_of(runner.message_hub.log_scalars)
+        return records.summary_of(self.run, runner.iter) | metric
 
     # Rounds
 
@@ -263,6 +265,7 @@ class InfoBatchHook(Hook):
             runner.visualizer.add_scalars(
                 records.round_scalars(run), step=runner.iter
             )
+            runner.logger.info(records.round_text(run))
 
     def _begin_round(self, runner: Any) -> None:
         assert self.run is not None

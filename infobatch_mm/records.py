@@ -3,7 +3,7 @@
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,11 @@ from .pruned_run import PrunedRun
 
 ROUNDS_FILE, SUMMARY_FILE = 'infobatch.jsonl', 'infobatch_summary.json'
 Line = dict[str, Any]  # a JSON object in a line of a file
+
+# The metric that is shown is the first of these that a run has, else its
+# first. What takes the time of a validation is no metric.
+METRICS = ('mIoU', 'accuracy/top1')
+NO_METRICS = ('step', 'time', 'data_time')
 
 # Bins of :func:`score_histogram`: four a decade, from 1e-6 to 1e2.
 SCORE_EDGES = [10 ** (step / 4) for step in range(-24, 9)]
@@ -44,6 +49,7 @@ def round_scalars(run: PrunedRun) -> dict[str, float]:
     assert plan is not None
     planned_of = run.total * (run.round + 1)
     scalars = {
+        'infobatch/clock': run.clock.now,
         'infobatch/kept_ratio': len(plan) / run.total,
         'infobatch/saved_ratio': 1 - run.samples_planned / planned_of,
         'infobatch/mean_weight': plan.mean_weight,
@@ -52,6 +58,35 @@ def round_scalars(run: PrunedRun) -> dict[str, float]:
     if plan.threshold is not None:
         scalars['infobatch/threshold'] = plan.threshold
     return scalars
+
+
+def round_text(run: PrunedRun) -> str:
+    """Return the line of the log about the planned round.
+
+    Example:
+        InfoBatch round 3: 16 of 24 samples (66.7%), threshold 2.41, mean
+        weight 1.5; 8.3% of the samples saved so far
+    """
+    scalars = round_scalars(run)
+    assert run.plan is not None
+    threshold = scalars.get('infobatch/threshold')
+    return (
+        f'InfoBatch round {run.round}: {len(run.plan):,} of {run.total:,} '
+        f'samples ({scalars["infobatch/kept_ratio"]:.1%}), '
+        + (f'threshold {threshold:.4g}, ' if threshold is not None else '')
+        + f'mean weight {scalars["infobatch/mean_weight"]:.4g}; '
+        f'{scalars["infobatch/saved_ratio"]:.1%} of the samples saved so far'
+    )
+
+
+def resumed_text(run: PrunedRun) -> str:
+    """Return the line of the log about a run that goes on."""
+    if run.plan is None:
+        return f'InfoBatch resumes at the start of round {run.round}'
+    return (
+        f'InfoBatch resumes in round {run.round}, sample '
+        f'{run.samples_done:,} of {len(run.plan):,}'
+    )
 
 
 def round_record(run: PrunedRun) -> dict[str, Any]:
@@ -86,6 +121,9 @@ def summary_of(run: PrunedRun, iters_run: int) -> dict[str, Any]:
         iters_run (int): Iterations that it has made.
     """
     budget = round(run.samples_budget * run.clock.progress)
+    seconds = run.times.train.read()
+    # What a run did before it began to prune has not been timed.
+    is_timed = iters_run and run.samples_planned == run.times_kept.sum()
     return dict(
         policy=repr(run.policy),
         total=run.total,
@@ -95,9 +133,35 @@ def summary_of(run: PrunedRun, iters_run: int) -> dict[str, Any]:
         saved_ratio=1 - run.samples_seen / budget if budget else 0.0,
         iters_budget=run.clock.now,
         iters_run=iters_run,
-        train_seconds=run.times.train.read(),
+        train_seconds=seconds,
+        train_seconds_budget=(
+            seconds / iters_run * run.clock.now if is_timed else None
+        ),
         overhead_seconds=run.times.overhead.read(),
     )
+
+
+def metric_of(history: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the last and the best value of the metric of a run.
+
+    The best is the highest, and of a metric with ``loss`` in its name the
+    lowest, as for ``save_best`` of mmengine's ``CheckpointHook``.
+
+    Args:
+        history (dict): ``message_hub.log_scalars``, which has the values of
+            all validations, also of those before a resume.
+
+    Returns:
+        dict: Empty if there was no validation.
+    """
+    names = [key[4:] for key in history if key.startswith('val/')]
+    names = [name for name in names if name not in NO_METRICS]
+    if not names:
+        return {}
+    name = next((metric for metric in METRICS if metric in names), names[0])
+    values = history[f'val/{name}'].data[0].tolist()
+    best = min(values) if 'loss' in name else max(values)
+    return dict(metric=name, metric_last=values[-1], metric_best=best)
 
 
 def read_json_lines(path: Path) -> list[Line]:
@@ -201,6 +265,7 @@ def summary_table(summary: dict[str, Any]) -> str:
         'policy': summary['policy'],
         'samples seen': f'{seen:,} of {budget:,}',
         'samples saved': f'{summary["saved_ratio"]:.1%}',
+        'time saved': _time_saved(summary),
         'iterations': (
             f'{summary["iters_run"]:,} of {summary["iters_budget"]:,}'
         ),
@@ -208,8 +273,24 @@ def summary_table(summary: dict[str, Any]) -> str:
         'training time': f'{summary["train_seconds"]:.1f} s',
         'of it overhead': f'{summary["overhead_seconds"]:.2f} s',
     }
+    if 'metric' in summary:
+        last, best = summary['metric_last'], summary['metric_best']
+        rows[summary['metric']] = f'{last:.4g} at the end, {best:.4g} at best'
     for name, value in rows.items():
         table.add_row(name, value)
     text = io.StringIO()
     Console(file=text, width=79).print(table)
     return text.getvalue()
+
+
+def _time_saved(summary: dict[str, Any]) -> str:
+    """Say what all iterations of the budget would have taken more.
+
+    At the seconds that an iteration took in this run, which hold the
+    overhead of pruning.
+    """
+    full = summary['train_seconds_budget']
+    if not full:
+        return 'not known: the run began without pruning'
+    saved = full - summary['train_seconds']
+    return f'{saved:.1f} s of an estimated {full:.1f} s ({saved / full:.1%})'

@@ -352,10 +352,8 @@ def test_an_overlay_is_what_enable_makes_of_its_twin(path):
 def test_its_hook_is_set_as_its_name_says(path):
     (hook,) = load(path).custom_hooks
     check_options({k: v for k, v in hook.items() if k != 'type'})
-    is_quantile = path.stem.startswith('infobatch-quantile')
-    kind = 'QuantilePolicy' if is_quantile else 'InfoBatchPolicy'
     policy = build_policy(hook.policy, hook.delta)
-    assert type(policy).__name__ == kind
+    assert type(policy).__name__ == 'InfoBatchPolicy'
     is_smoothed = 'score_momentum' in hook
     assert is_smoothed == any(name in path.stem for name in MIXED)
 

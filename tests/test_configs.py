@@ -13,7 +13,8 @@ from torch import Tensor
 
 from infobatch_mm import enable
 from infobatch_mm.clock import FullDataClock
-from infobatch_mm.policies import build_policy
+from infobatch_mm.commands.train import load_config, parse_args
+from infobatch_mm.pruning.registry import build_policy
 
 CONFIGS = Path(__file__).parents[1] / 'configs' / 'ade20k'
 IMAGES, BATCH = 20210, 16
@@ -26,11 +27,9 @@ STEMS = (
 SAMPLE = CONFIGS / (
     'infobatch-quantile_upernet_r50_1xb2-sample_ade20k-512x512.py'
 )
-OVERLAYS = [
-    CONFIGS / f'{method}_{stem}.py'
-    for stem in STEMS
-    for method in ('infobatch', 'infobatch-quantile')
-]
+OVERLAYS = [CONFIGS / f'infobatch_{stem}.py' for stem in STEMS]
+# With a stock config before it, as configs/README.md has it.
+QUANTILES = ['--infobatch-options', 'policy.type=QuantilePolicy']
 HAS_MMDET = util.find_spec('mmdet') is not None
 
 
@@ -130,18 +129,39 @@ def count_iters(config: Config, losses: Tensor, batch: int) -> int:
 @pytest.mark.parametrize('path', OVERLAYS, ids=lambda path: path.stem)
 def test_header_tells_the_iterations(path):
     config = load(path)
-    is_quantile = 'quantile' in path.stem
-    losses = torch.arange(IMAGES) / IMAGES
-    if not is_quantile:
-        losses = (losses >= 0.6).float()  # 60 % lie below the mean
+    # 60 % lie below the mean
+    losses = (torch.arange(IMAGES) / IMAGES >= 0.6).float()
     budget = config.train_cfg.max_iters
     iters = count_iters(config, losses, BATCH)
     header = ' '.join(
         re.match('"""(.*?)"""', path.read_text(), re.S)[1].split()
     )
-    saved = f'{100 * (1 - iters / budget):.{2 if is_quantile else 1}f} %'
+    saved = f'{100 * (1 - iters / budget):.1f} %'
     assert f'{budget:,} iterations of 16 images' in header
     assert f'{iters:,} iterations and saves {saved}' in header
+
+
+@pytest.mark.parametrize('stem', STEMS)
+def test_quantiles_are_one_option_on_the_stock_config(stem, tmp_path):
+    if 'mask2former' in stem and not HAS_MMDET:
+        pytest.skip('needs mmdet, which this family does not have')
+    name = f'mmseg::{stem.split("_")[0]}/{stem}.py'
+    args = parse_args([name, '--work-dir', str(tmp_path), *QUANTILES])
+    config = load_config(args)
+    iters = count_iters(config, torch.arange(IMAGES) / IMAGES, BATCH)
+    assert iters == 0.5875 * config.train_cfg.max_iters
+    page = Path(__file__).parents[1] / 'docs' / 'ade20k.md'
+    assert f'{iters:,} (41.25 %)' in page.read_text()
+    [hook], [sample] = config.custom_hooks, load(SAMPLE).custom_hooks
+    policy, other = (
+        build_policy(h.policy, h.get('delta', 0.875)) for h in (hook, sample)
+    )
+    assert repr(policy) == repr(other)
+
+
+def test_the_readme_has_that_option():
+    text = (CONFIGS.parent / 'README.md').read_text()
+    assert f'{STEMS[1]}.py {" ".join(QUANTILES)}' in text
 
 
 def test_header_of_the_sample_tells_the_iterations():

@@ -14,6 +14,7 @@ from mmengine.runner import Runner
 from torch.utils.data import BatchSampler
 
 from infobatch_mm import InfoBatchHook, checks
+from infobatch_mm.report import runs
 from infobatch_mm.sampler import InfoBatchSampler
 
 
@@ -22,11 +23,23 @@ def read_rounds(work_dir):
     return [json.loads(line) for line in lines]
 
 
+def log_lines(work_dir, start):
+    """Return what the logs of a folder say in lines that begin so."""
+    found = [
+        line.partition(' - INFO - ')[2]
+        for path in sorted(work_dir.glob('*/*.log'))
+        for line in path.read_text().splitlines()
+    ]
+    return [line for line in found if line.startswith(start)]
+
+
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
     """One pruned run of 8 epochs on 24 samples in batches of 4."""
     work_dir = tmp_path_factory.mktemp('run')
-    return work_dir, toys.train(toys.config(work_dir, epochs=8))
+    cfg = toys.config(work_dir, epochs=8, log_level='INFO')
+    toys.add_validation(cfg, interval=4)
+    return work_dir, toys.train(cfg)
 
 
 def test_each_round_has_a_line(run):
@@ -81,6 +94,55 @@ def test_summary(run):
     seconds = sum(r['seconds'] for r in read_rounds(work_dir))
     assert summary['train_seconds'] == pytest.approx(seconds, rel=0.05)
     assert 0 < summary['overhead_seconds'] < summary['train_seconds']
+    pace = summary['train_seconds'] / runner.iter
+    assert summary['train_seconds_budget'] == pytest.approx(48 * pace)
+
+
+def test_the_summary_has_the_metric(run):
+    work_dir, _ = run
+    summary = json.loads((work_dir / 'infobatch_summary.json').read_text())
+    found = [line['mIoU'] for line in runs.validations(work_dir)]
+    assert len(found) == 2
+    assert summary['metric'] == 'mIoU'
+    assert summary['metric_last'] == pytest.approx(found[-1])
+    assert summary['metric_best'] == pytest.approx(max(found))
+
+
+def test_the_log_has_a_line_a_round(run):
+    lines = log_lines(run[0], 'InfoBatch round')
+    seen = 0
+    for line, record in zip(lines, read_rounds(run[0]), strict=True):
+        number, kept = record['round'], record['kept']
+        seen += kept
+        assert f'round {number}: {kept} of 24 samples' in line
+        saved = 1 - seen / (24 * (number + 1))
+        assert line.endswith(f'; {saved:.1%} of the samples saved so far')
+        assert f'mean weight {24 / kept:.4g};' in line
+        if record['threshold'] is None:
+            assert 'threshold' not in line
+        else:
+            assert f'threshold {record["threshold"]:.4g},' in line
+
+
+def test_a_resumed_run_says_where(tmp_path):
+    def start(**settings):
+        policy = dict(type='RandomPolicy', prune_ratio=0.5)
+        cfg = toys.config(
+            tmp_path, policy=policy, log_level='INFO', **settings
+        )
+        toys.make_iter_based(cfg, 24)
+        cfg.default_hooks.checkpoint = dict(
+            type='CheckpointHook', interval=10, by_epoch=False
+        )
+        toys.train(cfg)
+
+    start()
+    assert not log_lines(tmp_path, 'InfoBatch resumes')
+    # Tick 10 of 24 is passed in the second of the three steps of round 1.
+    start(resume=True, load_from=str(tmp_path / 'iter_8.pth'))
+    assert 'InfoBatch resumes in round 1, sample 8 of 12' in log_lines(
+        tmp_path, 'InfoBatch resumes'
+    )
 
 
 def test_scalars_reach_the_visualizer(run):
@@ -92,6 +154,7 @@ def test_scalars_reach_the_visualizer(run):
     seen = 0
     for scalars, record in zip(ours, rounds, strict=True):
         seen += record['kept']
+        assert scalars['infobatch/clock'] == 6 * record['round']
         assert scalars['infobatch/kept_ratio'] == record['kept'] / 24
         assert scalars['infobatch/saved_ratio'] == pytest.approx(
             1 - seen / (24 * (record['round'] + 1))

@@ -17,7 +17,8 @@ ROOMS = ('infobatch_mm', 'zoo', 'benchmarks', 'tools')
 FLOORS = {
     'arithmetic': (
         'extras settings pacing rescale clock stopwatch ledger pruning '
-        'pruning.plan pruning.prune_ratio pruning.draw pruning.policies'
+        'pruning.plan pruning.prune_ratio pruning.draw pruning.policies '
+        'estimate'
     ),
     'ground': (
         'host host.* datasets datasets.* pruning.registry randomness ranks '

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.logging import HistoryBuffer
 
 import infobatch_mm.pruned_run
 from infobatch_mm.checks import check_seed
@@ -18,6 +19,7 @@ from infobatch_mm.pruning import InfoBatchPolicy, NoPruningPolicy
 from infobatch_mm.records import (
     SCORE_EDGES,
     RunRecords,
+    metric_of,
     score_histogram,
     summary_table,
 )
@@ -207,6 +209,7 @@ SUMMARY = dict(
     iters_budget=3840,
     iters_run=2932,
     train_seconds=61.23,
+    train_seconds_budget=3840 / 2932 * 61.23,
     overhead_seconds=0.456,
 )
 
@@ -281,9 +284,43 @@ def test_the_table_holds_the_numbers():
         '30',
         '61.2 s',
         '0.46 s',
+        # 908 of 3,840 iterations at 20.9 ms.
+        '19.0 s of an estimated 80.2 s (23.6%)',
     ):
         assert text in table
     assert max(map(len, table.splitlines())) <= 79
+
+
+def test_the_table_has_the_metric_if_there_is_one():
+    assert 'best' not in summary_table(SUMMARY)
+    metric = dict(metric='mIoU', metric_last=35.2, metric_best=36.01)
+    table = summary_table(SUMMARY | metric)
+    assert 'mIoU' in table and '35.2 at the end, 36.01 at best' in table
+
+
+def test_time_saved_is_not_known_after_a_stock_part():
+    table = summary_table(SUMMARY | dict(train_seconds_budget=None))
+    assert 'not known' in table and 'estimated' not in table
+
+
+@pytest.mark.parametrize(
+    'values, found',
+    [
+        ({'train/loss': [1, 2]}, {}),
+        ({'val/time': [1.0], 'val/data_time': [1.0]}, {}),
+        (
+            {'val/time': [1.0, 1.0], 'val/aAcc': [9, 9], 'val/mIoU': [4, 3]},
+            dict(metric='mIoU', metric_last=3, metric_best=4),
+        ),
+        (
+            {'val/loss_x': [2, 1, 3]},
+            dict(metric='loss_x', metric_last=3, metric_best=1),
+        ),
+    ],
+)
+def test_the_last_and_the_best_metric(values, found):
+    history = {n: HistoryBuffer(v, [1] * len(v)) for n, v in values.items()}
+    assert metric_of(history) == found
 
 
 def test_scores_are_counted_between_the_edges():

@@ -15,9 +15,8 @@ from mmengine.registry import HOOKS
 
 from infobatch_mm import records
 from infobatch_mm.commands import report as command
-from infobatch_mm.report import gallery as report_gallery
 from infobatch_mm.report import page as report
-from infobatch_mm.report import results
+from infobatch_mm.report import results, samples
 from infobatch_mm.report import runs as read_run
 from infobatch_mm.report.runs import last_start
 
@@ -336,8 +335,8 @@ def test_the_gallery_holds_the_extremes(tmp_path):
     save = save_at_end(config(tmp_path, epochs=8))
     save.default_hooks.checkpoint.interval = 8
     run(save)
-    path = report_gallery.last_checkpoint(tmp_path)
-    state = report_gallery.load_state(path)
+    path = samples.last_checkpoint(tmp_path)
+    state = samples.load_state(path)
     hardest, pruned = state.hardest, state.pruned_most
     assert sorted(hardest) == list(range(24))
     assert state.scores[hardest[0]] == state.scores.max()
@@ -400,7 +399,7 @@ def test_what_is_loaded_is_not_augmented():
             ),
         )
     )
-    plain = report_gallery.without_augmentation(cfg._cfg_dict)
+    plain = samples.without_augmentation(cfg._cfg_dict)
     assert [step['type'] for step in plain['dataset']['pipeline']] == [
         'LoadImageFromFile',
         'mmseg.LoadAnnotations',

@@ -14,7 +14,19 @@ The 4 official and 3 derived pairs lie in two folders; check both:
     infobatch prepare ade20k data/ade20k_sample/extra_derived --sample
 """
 
-_base_ = './infobatch-quantile_upernet_r50_4xb4-160k_ade20k-512x512.py'
+_base_ = './infobatch_upernet_r50_4xb4-160k_ade20k-512x512.py'
+
+custom_hooks = [
+    dict(
+        type='infobatch_mm.InfoBatchHook',
+        policy=dict(
+            type='QuantilePolicy',
+            quantiles=(0.2, 0.85),
+            prune_ratios=(0.75, 0.5),
+        ),
+        delta=0.875,
+    )
+]
 
 # Each image counts twice: 8 samples, cropped and scored apart.
 max_iters = 8 * 4

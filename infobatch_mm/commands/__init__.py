@@ -15,6 +15,8 @@ COMMANDS = {
     'test': 'test a checkpoint',
     'prepare': 'unpack and check the data sets that the configs train on',
     'report': 'make a page about a run, beside its baseline if there is one',
+    'rank': 'list the training samples of a run by their scores',
+    'estimate': 'say what pruning will save, before training',
 }
 
 EPILOG = '`infobatch COMMAND --help` says what a command takes.'

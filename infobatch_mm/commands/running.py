@@ -46,14 +46,7 @@ def add_common_flags(
         help=f'folder of {work_dir_of} '
         "(default: the config's, else ./work_dirs/CONFIG_NAME)",
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='settings that replace those of the config; lists and tuples '
-        'are quoted and hold no white space, as in key="[(a,b),(c,d)]"',
-    )
+    add_cfg_options(parser)
     parser.add_argument(
         '--launcher',
         choices=['none', 'pytorch', 'slurm', 'mpi'],
@@ -69,6 +62,26 @@ def add_common_flags(
         help="set by torch.distributed.launch: the process's number on its "
         'machine',
     )
+
+
+def add_cfg_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the settings that replace those of the config."""
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='settings that replace those of the config; lists and tuples '
+        'are quoted and hold no white space, as in key="[(a,b),(c,d)]"',
+    )
+
+
+def positive(text: str) -> int:
+    """Return a number of at least 1."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f'{text} is less than 1')
+    return number
 
 
 def parse(

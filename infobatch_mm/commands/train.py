@@ -69,6 +69,13 @@ def add_pruning_flags(parser: argparse.ArgumentParser) -> None:
         action='store_true',
         help='prune: infobatch_mm.enable(cfg), after --cfg-options',
     )
+    add_infobatch_options(parser, '; sets --infobatch')
+
+
+def add_infobatch_options(
+    parser: argparse.ArgumentParser, effect: str = ''
+) -> None:
+    """Declare the options of the hook, and what else they do."""
     parser.add_argument(
         '--infobatch-options',
         nargs='+',
@@ -76,7 +83,7 @@ def add_pruning_flags(parser: argparse.ArgumentParser) -> None:
         default={},
         metavar='KEY=VALUE',
         help='options of InfoBatchHook, as in policy.type=QuantilePolicy '
-        'delta=0.9; sets --infobatch',
+        f'delta=0.9{effect}',
     )
 
 

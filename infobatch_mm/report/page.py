@@ -19,9 +19,10 @@ from ..host.packages import versions
 from ..records import SCORE_EDGES
 from . import figures, results, runs
 from .figures import Curve, Picture
-from .gallery import Card, Shower, last_checkpoint, load_state
+from .gallery import Card, Shower
 from .results import Run
 from .runs import Line
+from .samples import last_checkpoint, load_state
 
 SHOWN = 8  # samples in a row of the gallery
 # What mmengine writes into the log at a start.

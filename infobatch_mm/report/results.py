@@ -5,12 +5,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..records import METRICS, NO_METRICS
 from . import runs as of_run
 from .runs import ClassTable
-
-# The metric of the page is the first of these that a run has, else its first.
-METRICS = ('mIoU', 'accuracy/top1')
-NO_METRICS = ('step', 'time', 'data_time')
 
 NO_CLASSES = (
     'Left out: the log has no results by class. Only the IoUMetric of mmseg '

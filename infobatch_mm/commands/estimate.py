@@ -1,0 +1,291 @@
+"""The command line that says what pruning will save, before training."""
+
+import argparse
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from mmengine.config import Config
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from .. import estimate
+from ..config import enable, hook_settings, nested_options
+from ..estimate import Budget, Schedule
+from ..hook import InfoBatchHook
+from ..pruning import PruningPolicy
+from ..pruning.registry import build_policy
+from ..records import SCORE_EDGES, score_histogram
+from ..report.samples import build_dataset
+from . import pilot, running, train
+from .ending import in_one_line, is_ours
+
+SHARES = (0.5, 0.6, 0.7)  # of the samples, below the mean
+# Shown beside each other if no policy is asked for.
+POLICIES: tuple[dict[str, Any], ...] = (
+    dict(type='InfoBatchPolicy'),
+    dict(type='QuantilePolicy'),
+    dict(type='RandomPolicy', prune_ratio=0.5),
+)
+EPILOG = """\
+What is exact: QuantilePolicy and RandomPolicy keep the same share whatever the
+scores are, so their iterations are those that a run will have (unless scores
+are tied, or missing: in a run by iterations, the remainder of the first pass
+that makes no whole batch has no score in the second round, and is kept).
+InfoBatchPolicy prunes below the mean, and which share of the samples that is
+shows only in training: there is a line for each of 50, 60 and 70 %, and with
+--pilot one for the scores of your data after so many rounds, which may change
+later. Pruned rounds are taken to have fewer steps. Nothing here says what
+pruning costs in accuracy.
+"""
+
+
+class Case(NamedTuple):
+    """Scores that a run may have."""
+
+    name: str  # of the share below the mean
+    scores: Tensor
+
+
+def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
+    """Declare `CONFIG [--gpus] [--samples] [--pilot]` and the options."""
+    parser = argparse.ArgumentParser(
+        prog,
+        description='Say how many iterations and samples a pruned run of a '
+        'config will have, and what memory pruning takes, before training.',
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    running.add_config(parser)
+    running.add_cfg_options(parser)
+    train.add_infobatch_options(parser)
+    parser.add_argument(
+        '--gpus',
+        type=running.positive,
+        default=1,
+        metavar='N',
+        help='processes of the run, each with batch_size samples a step, as '
+        'in 4xb4 of a config name (default: 1)',
+    )
+    parser.add_argument(
+        '--samples',
+        type=running.positive,
+        metavar='N',
+        help='samples of the training data set (default: count them, for '
+        'which it has to be there)',
+    )
+    parser.add_argument(
+        '--pilot',
+        type=running.positive,
+        metavar='N',
+        help='train the first N rounds in this process, without validation '
+        'and in a temporary work directory, and use their scores',
+    )
+    parser.set_defaults(no_pin_memory=False)
+    return parser
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Read the config, and switch pruning on in it."""
+    cfg = running.read_config(args.config)
+    if args.cfg_options is not None:
+        cfg.merge_from_dict(args.cfg_options)
+    if running.is_mmpretrain(cfg):
+        running.set_dataloader_defaults(cfg, args)
+    return enable(cfg, **nested_options(args.infobatch_options))
+
+
+def count_samples(cfg: Config) -> int:
+    """Return the number of samples of the training data set of a config."""
+    try:
+        return len(build_dataset(cfg))
+    except Exception as error:
+        # The files may not be there yet; the data set may be anybody's code.
+        raise ValueError(
+            'the training data set cannot be listed here '
+            f'({type(error).__name__}: {error}); give --samples N instead'
+        ) from error
+
+
+def budget_of(cfg: Config, gpus: int, samples: int) -> Budget:
+    """Return what the full-data run of a config is.
+
+    Args:
+        cfg (Config): The config.
+        gpus (int): Processes of the run.
+        samples (int): Samples of its training data set.
+    """
+    loader, loop = cfg.train_dataloader, cfg.train_cfg
+    if loader.get('batch_size') is None:
+        raise ValueError(
+            'train_dataloader.batch_size is not set, so the iterations of a '
+            'round are not known; set it to the samples of a step on each '
+            'process'
+        )
+    batch = loader.batch_size * gpus
+    if (batches := loader.get('num_batch_per_epoch')) is not None:
+        samples = min(samples, batches * batch)
+    by_iter = loop.get('max_epochs') is None
+    drops_rest = by_iter or bool(loader.get('drop_last', False))
+    budget = Budget(samples, batch, loop.get('max_iters') or 0, drops_rest)
+    if budget.iters_of(samples) == 0:
+        raise ValueError(
+            f'the training data set has {samples} samples, fewer than one '
+            f'global batch of {batch}. Lower train_dataloader.batch_size or '
+            '--gpus'
+        )
+    if by_iter:
+        return budget
+    return budget._replace(iters=loop.max_epochs * budget.iters_of(samples))
+
+
+def policies(hook: Mapping[str, Any], delta: float) -> list[PruningPolicy]:
+    """Return the policy that a hook's config names, or some to choose from."""
+    asked = hook.get('policy')
+    return [build_policy(p, delta) for p in ([asked] if asked else POLICIES)]
+
+
+def cases(total: int, found: pilot.Pilot | None) -> list[Case]:
+    """Return the scores that a run may have, for each share below the mean."""
+    if found is not None:
+        share = estimate.share_below_mean(found.scores)
+        return [Case(f'{share:.0%}', found.scores)]
+    return [
+        Case(f'{share:.0%}', estimate.scores_below_mean(share, total))
+        for share in SHARES
+    ]
+
+
+def estimates(
+    policy: PruningPolicy,
+    kinds: Iterable[Case],
+    budget: Budget,
+    warmup_rounds: int,
+) -> dict[str, Schedule]:
+    """Return what a run comes to, by the share below the mean.
+
+    Where it comes to the same whatever the share is, there is one entry.
+    """
+    found = {
+        case.name: estimate.schedule(
+            policy, case.scores, budget, warmup_rounds=warmup_rounds
+        )
+        for case in kinds
+    }
+    if len(set(found.values())) == 1 < len(found):
+        return {'any': next(iter(found.values()))}
+    return found
+
+
+def table(
+    rows: Iterable[tuple[str, str, Schedule]], full: Schedule, pace: float
+) -> Table:
+    """Lay schedules out.
+
+    Args:
+        rows (Iterable): Policy, share below the mean, schedule.
+        full (Schedule): That of the full-data run.
+        pace (float): Seconds of an iteration, 0 if not known.
+    """
+    names = 'policy', 'below mean', 'rounds', 'pruned', 'iterations', 'samples'
+    laid = Table(box=None, padding=(0, 1, 0, 0))  # in 80 columns
+    for name in (*names, 'saved', *(['hours'] if pace else [])):
+        left = name == 'policy'
+        laid.add_column(name, justify='left' if left else 'right')
+    for policy, share, run in [('all data', '-', full), *rows]:
+        saved = 1 - run.samples / full.samples
+        cells = [policy, share, *(f'{number:,}' for number in run)]
+        hours = [f'{run.iters * pace / 3600:.2f}'] if pace else []
+        laid.add_row(*cells, f'{saved:.1%}', *hours)
+    return laid
+
+
+def memory_lines(total: int) -> Iterator[str]:
+    """Yield what pruning holds in memory on each process."""
+    yield f'Memory that pruning takes, for {total:,} samples on each process:'
+    for name, size in estimate.memory(total).items():
+        yield f'  {size / 1e6:10,.2f} MB  {name}'
+
+
+def clock_lines(cfg: Config) -> Iterator[str]:
+    """Yield what the clock does to validation and checkpoints."""
+    loop = cfg.train_cfg
+    by_epoch = loop.get('max_epochs') is not None
+    unit = 'epochs' if by_epoch else 'iterations'
+    if cfg.get('val_cfg') is not None:
+        interval = loop.get('val_interval', 1 if by_epoch else 1000)
+        yield f'Validation: every {interval:,} {unit} of the full-data run.'
+    saves = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    if saves.get('interval', -1) > 0:
+        unit = 'epochs' if saves.get('by_epoch', True) else 'iterations'
+        yield (
+            f'Checkpoints: every {saves["interval"]:,} {unit} of the '
+            'full-data run.'
+        )
+    yield (
+        'Both are as many as without pruning, at the same progress: an epoch '
+        'is a round,\nand iterations are counted on the full-data clock. File '
+        'names and logs have the\nreal iterations, which are fewer.'
+    )
+
+
+def pilot_lines(found: pilot.Pilot) -> Iterator[str]:
+    """Yield what the rounds of a pilot kept, and the scores they left."""
+    yield (
+        f'Pilot: {len(found.rounds)} rounds, {found.iters:,} iterations of '
+        f'{found.seconds:.3g} s in this process.'
+    )
+    for line in found.rounds:
+        share = line['kept'] / line['total']
+        yield f'  round {line["round"]}: kept {share:.1%}'
+    counts = score_histogram(found.scores)
+    seen = [k for k, count in enumerate(counts) if count]
+    yield 'Its last scores:'
+    for k in range(seen[0], seen[-1] + 1) if seen else ():
+        bar = '#' * round(40 * counts[k] / max(counts))
+        low, high = SCORE_EDGES[k], SCORE_EDGES[k + 1]
+        yield f'  {low:9.2g} to {high:<9.2g} {counts[k]:8,} {bar}'
+
+
+def report(
+    cfg: Config, args: argparse.Namespace, found: pilot.Pilot | None
+) -> None:
+    """Print the estimate of a pruned config."""
+    total = args.samples or count_samples(cfg)
+    budget = budget_of(cfg, args.gpus, total)
+    settings = hook_settings(cfg)
+    hook = InfoBatchHook(**settings)
+    scores = cases(budget.samples, found)
+    made = policies(settings, hook.delta)
+    rows = [
+        (type(policy).__name__, share, run)
+        for policy in made
+        for share, run in estimates(
+            policy, scores, budget, hook.warmup_rounds
+        ).items()
+    ]
+    # The pilot has not measured what an iteration takes on several processes.
+    pace = found.seconds if found and args.gpus == 1 else 0.0
+    full = estimate.full_schedule(budget)
+    print(
+        f'{args.config}: {budget.samples:,} samples, '
+        f'{budget.batch_size:,} a step'
+    )
+    Console().print(table(rows, full, pace))
+    shown = pilot_lines(found) if found else ()
+    more = (*memory_lines(budget.samples), *clock_lines(cfg))
+    print(*map(repr, made), *shown, *more, sep='\n')
+
+
+def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
+    """Print what pruning will save."""
+    parser = build_parser(prog)
+    args = parser.parse_args(argv)
+    with in_one_line(parser):
+        cfg = load_config(args)
+    if args.pilot:
+        print(f'Training {args.pilot} rounds as a pilot ...', file=sys.stderr)
+    with in_one_line(parser, only=is_ours):
+        found = pilot.fly(cfg, args.pilot) if args.pilot else None
+        report(cfg, args, found)

@@ -1,0 +1,83 @@
+"""The command line of the table of a run's training samples."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..report import ranking
+from .ending import in_one_line, is_ours
+from .running import positive
+
+EPILOG = """\
+columns:
+  rank         1 is the first in the order asked for
+  index        the index in the training data set as a whole
+  path         img_path of the data set; empty where it has none, or where the
+               data are not to be found: run the command in the folder where
+               the run was started, if its data_root is a relative path
+  score        the last loss, or its average; empty if the sample has none yet,
+               and then it comes last in either order
+  times_kept   in how many rounds the sample was trained on, that in progress
+               included
+  last_weight  its weight in the last round, 0 if it was left out of it. A
+               checkpoint at the end of an epoch holds no plan: then it is 1 if
+               the round kept all samples, and else empty
+
+Label errors are often among the hardest, near duplicates among the easiest
+and those of few times_kept.
+"""
+
+
+def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
+    """Declare `WORK_DIR [--order] [--top] [--format] [--out]`."""
+    parser = argparse.ArgumentParser(
+        prog,
+        description='List the training samples of a pruned run by their '
+        'scores, from its last checkpoint. The run may be under way.',
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        'work_dir', type=Path, help='the work directory of the run'
+    )
+    parser.add_argument(
+        '--order',
+        choices=['hardest', 'easiest'],
+        default='hardest',
+        help='what comes first (default: hardest)',
+    )
+    parser.add_argument(
+        '--top',
+        type=positive,
+        metavar='N',
+        help='list the first N alone (default: all)',
+    )
+    parser.add_argument(
+        '--format',
+        choices=['csv', 'jsonl'],
+        default='csv',
+        help='CSV, or a JSON object a line (default: csv)',
+    )
+    parser.add_argument(
+        '--out', type=Path, help='the file to write (default: the output)'
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
+    """Write the table; what the reader has to know of it goes to stderr."""
+    parser = build_parser(prog)
+    args = parser.parse_args(argv)
+    with in_one_line(parser, only=is_ours):
+        found = ranking.read(args.work_dir)
+    for note in found.notes:
+        print(f'{parser.prog}: {note}', file=sys.stderr)
+    order = ranking.order(found.state, hardest_first=args.order == 'hardest')
+    table = ranking.rows(found, order[: args.top])
+    write = ranking.write_csv if args.format == 'csv' else ranking.write_jsonl
+    if args.out is None:
+        write(table, sys.stdout)
+        return
+    with args.out.open('w', encoding='utf-8', newline='') as file:
+        write(table, file)

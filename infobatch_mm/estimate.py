@@ -1,0 +1,168 @@
+"""What a pruned run will cost, worked out before it begins.
+
+The rounds are gone through on the clock that the run itself will use, with
+the counts that its policy would keep. Nothing here imports mmengine.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .clock import FullDataClock
+from .pruning import PruningPolicy, kept_counts
+from .pruning.draw import strata_of
+
+
+class Budget(NamedTuple):
+    """What the full-data run is.
+
+    Attributes:
+        samples (int): Samples of the data set, N.
+        batch_size (int): Samples of a step, over all ranks.
+        iters (int): Iterations of the run.
+        drops_rest (bool): Whether a pass leaves out a remainder smaller than
+            a batch, as the loop by iterations and ``drop_last`` do.
+    """
+
+    samples: int
+    batch_size: int
+    iters: int
+    drops_rest: bool
+
+    def iters_of(self, kept: int) -> int:
+        """Return the iterations of a round that keeps so many samples."""
+        if self.drops_rest:
+            return kept // self.batch_size
+        return -(-kept // self.batch_size)
+
+    def samples_in(self, iters: int, kept: int) -> int:
+        """Return the samples of the first iterations of a round."""
+        return min(kept, iters * self.batch_size)
+
+
+class Schedule(NamedTuple):
+    """What a run comes to.
+
+    Attributes:
+        rounds (int): Rounds, the last of which may be cut off by the budget.
+        pruned (int): How many of them leave samples out.
+        iters (int): Iterations.
+        samples (int): Samples trained on.
+    """
+
+    rounds: int
+    pruned: int
+    iters: int
+    samples: int
+
+
+def schedule(
+    policy: PruningPolicy,
+    scores: Tensor,
+    budget: Budget,
+    *,
+    warmup_rounds: int = 0,
+) -> Schedule:
+    """Go through a run whose scores stay as they are given.
+
+    A pruned round has fewer steps of the full size, the default pacing. A
+    sample that the first round leaves out, as a remainder smaller than a
+    batch, is taken to have a score all the same.
+
+    Args:
+        policy (PruningPolicy): What plans its rounds.
+        scores (Tensor): Finite scores, shape (N,): those that the first
+            round leaves behind, and each round after it.
+        budget (Budget): The full-data run.
+        warmup_rounds (int): Rounds at the start that use all data.
+    """
+    sizes = strata_sizes(policy, scores)
+    clock = FullDataClock(budget.iters, budget.iters_of(budget.samples))
+    rounds = pruned = iters = samples = 0
+    while not clock.done:
+        kept = budget.samples
+        # The first round has no scores.
+        if rounds >= max(1, warmup_rounds):
+            kept = _kept(policy, sizes, clock.progress, budget.batch_size)
+        clock.begin_round(budget.iters_of(kept))
+        done = clock.iters_left_in_round
+        clock.position = done
+        clock.end_round()
+        rounds, iters = rounds + 1, iters + done
+        samples += budget.samples_in(done, kept)
+        pruned += kept < budget.samples
+    return Schedule(rounds, pruned, iters, samples)
+
+
+def full_schedule(budget: Budget) -> Schedule:
+    """Return what the full-data run comes to."""
+    each = budget.iters_of(budget.samples)
+    whole, rest = divmod(budget.iters, each)
+    samples = whole * budget.samples_in(each, budget.samples)
+    samples += budget.samples_in(rest, budget.samples)
+    return Schedule(whole + bool(rest), 0, budget.iters, samples)
+
+
+def strata_sizes(policy: PruningPolicy, scores: Tensor) -> list[int]:
+    """Return the samples of each stratum, those always kept at the end."""
+    edges = policy.thresholds(scores)
+    strata = strata_of(scores.numpy(), edges)
+    return np.bincount(strata, minlength=len(edges) + 1).tolist()
+
+
+def _kept(
+    policy: PruningPolicy,
+    sizes: Sequence[int],
+    progress: float,
+    multiple_of: int,
+) -> int:
+    """Return how many samples a round keeps; see `PruningPolicy.plan`."""
+    ratios = [ratio.at(progress) for ratio in policy.prune_ratios]
+    if not any(ratios):
+        return sum(sizes)
+    return sum(kept_counts(sizes, [*ratios, 0.0], multiple_of))
+
+
+def scores_below_mean(share: float, total: int) -> Tensor:
+    """Return scores of which a share is below their mean, all distinct.
+
+    Args:
+        share (float): In (0, 1); exact to a sample.
+        total (int): Number of scores, at least 2.
+
+    Returns:
+        Tensor: float64, shape (total,), ascending.
+    """
+    easy = min(max(1, round(share * total)), total - 1)
+    hard = total - easy
+    # The easy ones lie in [0, 1) and the hard ones in [gap, gap + 1), so far
+    # above that the mean is between the two.
+    gap = 1 + total / min(easy, hard)
+    low = torch.arange(easy, dtype=torch.float64) / easy
+    high = torch.arange(hard, dtype=torch.float64) / hard
+    return torch.cat([low, gap + high])
+
+
+def share_below_mean(scores: Tensor) -> float:
+    """Return the share of finite scores that is below their mean."""
+    return (scores < scores.mean(dtype=torch.float64)).double().mean().item()
+
+
+def memory(total: int) -> dict[str, int]:
+    """Return the bytes that pruning takes on each rank, by what for.
+
+    The plan is that of a full round; a pruned one is smaller.
+
+    Args:
+        total (int): Samples of the data set.
+    """
+    return {
+        'scores, on the device': 4 * total,
+        'weights, counts and identities, on the host': 12 * total,
+        'the plan, on the host': 12 * total,
+        'while a round is planned, for seconds, at most': 24 * total,
+        'more in a checkpoint, at most': 24 * total,
+    }

@@ -1,0 +1,204 @@
+"""infobatch estimate: what it says, against plans and runs."""
+
+import json
+import re
+
+import pytest
+import torch
+import toys
+
+from infobatch_mm import estimate
+from infobatch_mm.commands import estimate as command
+from infobatch_mm.estimate import Budget, Schedule
+from infobatch_mm.pruning.registry import build_policy
+
+POLICIES = [
+    dict(type='InfoBatchPolicy'),
+    dict(type='InfoBatchPolicy', prune_ratio=0.8),
+    dict(type='QuantilePolicy'),
+    dict(
+        type='RandomPolicy',
+        prune_ratio=dict(type='linear', start=0.0, end=0.9),
+    ),
+    dict(type='NoPruningPolicy'),
+]
+
+
+def planned(policy, scores, batch, rounds):
+    """Return the counts of plans at the starts of equally long rounds."""
+    return [
+        len(scores)
+        if number == 0
+        else len(
+            policy.plan(
+                scores.float(),
+                generator=torch.Generator().manual_seed(number),
+                multiple_of=batch,
+                progress=number / rounds,
+            )
+        )
+        for number in range(rounds)
+    ]
+
+
+@pytest.mark.parametrize('config', POLICIES)
+@pytest.mark.parametrize('share', [0.3, 0.5, 0.7])
+@pytest.mark.parametrize('total, batch', [(103, 4), (96, 16)])
+def test_it_counts_as_the_policy_plans(config, share, total, batch):
+    policy = build_policy(config, delta=0.875)
+    scores = estimate.scores_below_mean(share, total)
+    passes = -(-total // batch)
+    budget = Budget(total, batch, 12 * passes, drops_rest=False)
+    kept = planned(policy, scores, batch, 12)
+    assert estimate.schedule(policy, scores, budget) == Schedule(
+        rounds=12,
+        pruned=sum(k < total for k in kept),
+        iters=sum(-(-k // batch) for k in kept),
+        samples=sum(kept),
+    )
+
+
+@pytest.mark.parametrize('share', [0.01, 0.4, 0.5, 0.93])
+def test_a_share_of_the_scores_is_below_their_mean(share):
+    scores = estimate.scores_below_mean(share, 1000)
+    assert len(scores.unique()) == 1000
+    assert (scores < scores.mean()).sum() == round(1000 * share)
+    assert estimate.share_below_mean(scores) == pytest.approx(share)
+
+
+def test_the_full_run_is_that_of_no_pruning():
+    policy = build_policy(dict(type='NoPruningPolicy'), delta=0.875)
+    for drops in (True, False):
+        budget = Budget(26, 4, 25, drops)
+        scores = estimate.scores_below_mean(0.5, 26)
+        run = estimate.schedule(policy, scores, budget)
+        assert run == estimate.full_schedule(budget)
+    # Six iterations a pass of 26 samples, if two are left out.
+    assert estimate.full_schedule(Budget(26, 4, 25, True)).samples == 100
+
+
+def test_rounds_of_warm_up_use_all_data():
+    policy = build_policy(dict(type='RandomPolicy', prune_ratio=0.5), 1.0)
+    scores = estimate.scores_below_mean(0.5, 24)
+    budget = Budget(24, 4, 48, drops_rest=True)
+    run = estimate.schedule(policy, scores, budget, warmup_rounds=3)
+    assert run == Schedule(8, 5, 3 * 6 + 5 * 3, 3 * 24 + 5 * 12)
+
+
+@pytest.mark.parametrize('iters', [None, 45], ids=['epochs', 'iterations'])
+@pytest.mark.parametrize(
+    'policy',
+    [
+        dict(type='RandomPolicy', prune_ratio=0.6),
+        dict(type='QuantilePolicy'),
+    ],
+    ids=['random', 'quantile'],
+)
+def test_a_run_does_what_was_estimated(tmp_path, iters, policy):
+    # Where a pass leaves samples out, the second round knows fewer scores.
+    total = 24 if iters else 26
+    cfg = toys.config(tmp_path, samples=total, epochs=8, policy=policy)
+    if iters:
+        toys.make_iter_based(cfg, iters)
+    budget = command.budget_of(cfg, 1, total)
+    made = build_policy(policy, 0.875)
+    scores = estimate.scores_below_mean(0.5, total)
+    run = estimate.schedule(made, scores, budget)
+    toys.train(cfg)
+    found = json.loads((tmp_path / 'infobatch_summary.json').read_text())
+    assert found['iters_run'] == run.iters < budget.iters
+    assert found['samples_seen'] == run.samples
+    assert found['rounds'] == run.rounds
+    assert found['samples_budget'] == estimate.full_schedule(budget).samples
+
+
+# The command
+
+
+@pytest.fixture
+def stock(tmp_path):
+    """The file of a stock config of 24 samples and 8 epochs."""
+    cfg = toys.config(tmp_path / 'unused', pruned=False, epochs=8)
+    toys.add_validation(cfg, interval=2)
+    cfg.custom_imports = dict(imports=['infobatch_mm.digit_scenes'])
+    cfg.dump(tmp_path / 'config.py')
+    return str(tmp_path / 'config.py')
+
+
+def say(capsys, *arguments):
+    """Return what the command says, and the cells of its table."""
+    command.main(list(arguments), prog='infobatch estimate')
+    text = capsys.readouterr().out
+    rows = re.findall(r'^(all data|\w+Policy) (.*)$', text, re.MULTILINE)
+    assert max(map(len, text.splitlines()[1:])) < 80
+    return text, [[policy, *rest.split()] for policy, rest in rows]
+
+
+def test_policies_stand_beside_each_other(stock, capsys):
+    text, rows = say(capsys, stock)
+    assert rows[0] == ['all data', '-', '8', '0', '48', '192', '0.0%']
+    assert [row[0] for row in rows[1:]] == [
+        *['InfoBatchPolicy'] * 3,
+        'QuantilePolicy',
+        'RandomPolicy',
+    ]
+    assert [row[1] for row in rows[1:]] == ['50%', '60%', '70%', 'any', 'any']
+    # Rounds 1 to 6 of 8 keep 12 of 24 samples, in three steps instead of six.
+    assert rows[5][2:] == ['8', '6', '30', '120', '37.5%']
+    assert 'Validation: every 2 epochs' in text
+    assert 'Checkpoints: every 1,000 epochs' in text
+
+
+def test_the_options_are_those_of_train(stock, capsys):
+    flags = ['policy.type=RandomPolicy', 'policy.prune_ratio=0.5', 'delta=1']
+    _, rows = say(capsys, stock, '--infobatch-options', *flags)
+    assert [row[2:] for row in rows[1:]] == [
+        ['8', '7', '27', '108', f'{1 - 108 / 192:.1%}']
+    ]
+
+
+def test_samples_and_processes_can_be_given(stock, capsys):
+    flags = ['--samples', '800', '--gpus', '2']
+    text, rows = say(capsys, stock, *flags)
+    assert '800 samples, 8 a step' in text
+    assert rows[0][4:6] == ['800', '6,400']
+
+
+def test_a_pilot_trains_some_rounds(stock, tmp_path, capsys):
+    before = sorted(tmp_path.rglob('*'))
+    text, rows = say(capsys, stock, '--pilot', '2')
+    assert 'Pilot: 2 rounds' in text
+    kept = re.findall(r'round \d: kept (\S+)%', text)
+    assert kept[0] == '100.0' and 50 <= float(kept[1]) < 100
+    # The share below the mean is that of the pilot, for all policies.
+    [share] = {row[1] for row in rows[1:]}
+    assert len(rows) == 4 and 0 < int(share[:-1]) < 100
+    counts = re.findall(r'^ .* to \S+ +(\d+)', text, re.MULTILINE)
+    assert sum(map(int, counts)) == 24
+    assert sorted(tmp_path.rglob('*')) == before
+
+
+def test_a_pilot_by_iterations(tmp_path, capsys):
+    cfg = toys.config(tmp_path / 'unused', pruned=False)
+    toys.make_iter_based(cfg, 60)
+    cfg.custom_imports = dict(imports=['infobatch_mm.digit_scenes'])
+    cfg.dump(tmp_path / 'config.py')
+    text, _ = say(capsys, str(tmp_path / 'config.py'), '--pilot', '3')
+    assert 'Pilot: 3 rounds' in text
+
+
+@pytest.mark.parametrize(
+    'flags, words',
+    [
+        (['--cfg-options', 'train_dataloader.dataset.type=Gone'], '--samples'),
+        (['--samples', '3'], 'fewer than one.*batch of 4'),
+        (['--infobatch-options', 'delta=7'], 'delta must be in'),
+    ],
+)
+def test_what_is_wrong_ends_in_one_line(stock, capsys, flags, words):
+    cut = ['--cfg-options', 'train_dataloader.drop_last=True']
+    with pytest.raises(SystemExit) as stopped:
+        say(capsys, stock, *(cut if 'samples' in flags[0] else []), *flags)
+    assert stopped.value.code == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert re.search(f'^infobatch estimate: error: .*{words}', line)
