@@ -14,6 +14,7 @@ from torch import Tensor
 from infobatch_mm import enable
 from infobatch_mm.clock import FullDataClock
 from infobatch_mm.commands.train import load_config, parse_args
+from infobatch_mm.host.config_bases import alias_config_bases
 from infobatch_mm.pruning.registry import build_policy
 
 CONFIGS = Path(__file__).parents[1] / 'configs' / 'ade20k'
@@ -35,6 +36,7 @@ HAS_MMDET = util.find_spec('mmdet') is not None
 
 def load(path: Any) -> Config:
     """Read a config; without mmdet, one that imports it is still read."""
+    alias_config_bases()
     needs_mmdet = 'mask2former' in str(path)
     return Config.fromfile(
         path, import_custom_modules=HAS_MMDET or not needs_mmdet
@@ -104,7 +106,7 @@ def test_sample_uses_what_one_process_has_without_a_network():
 def count_iters(config: Config, losses: Tensor, batch: int) -> int:
     """Return the iterations of a run whose losses never change."""
     [hook] = config.custom_hooks
-    policy = build_policy(hook.policy, hook.delta)
+    policy = build_policy(hook.policy, hook.get('delta', 0.875))
     budget = config.train_cfg.max_iters
     clock = FullDataClock(budget, len(losses) // batch)
     scores = torch.full_like(losses, torch.nan)
