@@ -14,6 +14,7 @@ from rich.table import Table
 from torch import Tensor
 
 from .host.atomic import AtomicLocalBackend
+from .pacing import FEWER_STEPS
 from .pruned_run import PrunedRun
 
 ROUNDS_FILE, SUMMARY_FILE = 'infobatch.jsonl', 'infobatch_summary.json'
@@ -122,8 +123,13 @@ def summary_of(run: PrunedRun, iters_run: int) -> dict[str, Any]:
     """
     budget = round(run.samples_budget * run.clock.progress)
     seconds = run.times.train.read()
-    # What a run did before it began to prune has not been timed.
-    is_timed = iters_run and run.samples_planned == run.times_kept.sum()
+    # What a run did before it began to prune has not been timed, and smaller
+    # batches do not tell what full ones take.
+    is_timed = (
+        iters_run
+        and run.pacing == FEWER_STEPS
+        and run.samples_planned == run.times_kept.sum()
+    )
     return dict(
         policy=repr(run.policy),
         total=run.total,
@@ -291,6 +297,6 @@ def _time_saved(summary: dict[str, Any]) -> str:
     """
     full = summary['train_seconds_budget']
     if not full:
-        return 'not known: the run began without pruning'
+        return 'not known: no full batches to time, or not from the start'
     saved = full - summary['train_seconds']
     return f'{saved:.1f} s of an estimated {full:.1f} s ({saved / full:.1%})'

@@ -190,6 +190,10 @@ def test_a_pilot_by_iterations(tmp_path, capsys):
 @pytest.mark.parametrize(
     'flags, words',
     [
+        (
+            ['--infobatch-options', 'pacing=smaller_batches'],
+            "pacing='smaller_batches' is not estimated yet",
+        ),
         (['--cfg-options', 'train_dataloader.dataset.type=Gone'], '--samples'),
         (['--samples', '3'], 'fewer than one.*batch of 4'),
         (['--infobatch-options', 'delta=7'], 'delta must be in'),

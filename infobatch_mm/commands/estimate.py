@@ -14,6 +14,7 @@ from .. import estimate
 from ..config import enable, hook_settings, nested_options
 from ..estimate import Budget, Schedule
 from ..hook import InfoBatchHook
+from ..pacing import FEWER_STEPS
 from ..pruning import PruningPolicy
 from ..pruning.registry import build_policy
 from ..records import SCORE_EDGES, score_histogram
@@ -256,6 +257,12 @@ def report(
     budget = budget_of(cfg, args.gpus, total)
     settings = hook_settings(cfg)
     hook = InfoBatchHook(**settings)
+    if hook.pacing != FEWER_STEPS:
+        raise ValueError(
+            f'pacing={hook.pacing!r} is not estimated yet: its iterations are '
+            'those of the stock run, with fewer samples each. Estimate with '
+            f'pacing={FEWER_STEPS!r}; the samples saved are about the same'
+        )
     scores = cases(budget.samples, found)
     made = policies(settings, hook.delta)
     rows = [
