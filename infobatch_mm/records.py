@@ -140,10 +140,10 @@ def summary_of(run: PrunedRun, iters_run: int) -> dict[str, Any]:
         iters_budget=run.clock.now,
         iters_run=iters_run,
         train_seconds=seconds,
+        overhead_seconds=run.times.overhead.read(),
         train_seconds_budget=(
             seconds / iters_run * run.clock.now if is_timed else None
         ),
-        overhead_seconds=run.times.overhead.read(),
     )
 
 

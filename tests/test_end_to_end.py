@@ -45,7 +45,7 @@ def command(tool, *args, cwd):
 def check(work_dir, total):
     """It pruned, improved mIoU and wrote the files of the contract."""
     summary = json.loads((work_dir / 'infobatch_summary.json').read_text())
-    assert list(summary) == CONTRACT
+    assert list(summary)[: len(CONTRACT)] == CONTRACT
     assert summary['total'] == total
     assert summary['samples_seen'] < summary['samples_budget']
     assert summary['iters_run'] < summary['iters_budget']

@@ -266,7 +266,7 @@ def test_off_is_the_run_without_the_options(tmp_path):
     for state in states:
         for name in [name for name in state if name.endswith('_seconds')]:
             del state[name]
-    for name in ('policy', 'score'):
+    for name in ('policy', 'score', 'pacing'):
         assert states[0].pop(name) == states[1].pop(name)
     torch.testing.assert_close(*states, rtol=0, atol=0)
 
