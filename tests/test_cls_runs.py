@@ -50,8 +50,21 @@ class ClsRecorder(Hook):
         self.log_vars.append({k: v.clone() for k, v in outputs.items()})
 
 
-def train(work_dir, *, augment=None, **settings):
+# With exact resuming, the default of a policy that prunes, draws are its own.
+OFF = dict(
+    no_pruning=dict(policy=dict(type='NoPruningPolicy')),
+    ratio_of_zero=dict(
+        policy=dict(type='InfoBatchPolicy', prune_ratio=0.0),
+        exact_resume=False,
+    ),
+)
+
+
+def train(work_dir, *, augment=None, exact_resume=None, **settings):
     cfg = cls_toys.config(work_dir, epochs=EPOCHS, samples=22, **settings)
+    if exact_resume is not None:
+        (hook,) = cfg.custom_hooks
+        hook.exact_resume = exact_resume
     if augment:
         cfg.model.train_cfg = dict(augments=AUGMENTS[augment])
     cfg.custom_hooks.append(dict(type='ClsRecorder'))
@@ -84,11 +97,11 @@ def hook_of(runner):
         (None, 'resizemix', 0),
     ],
 )
-def test_off_is_stock_bit_for_bit(tmp_path, head, augment, workers):
+@pytest.mark.parametrize('off', OFF)
+def test_off_is_stock_bit_for_bit(tmp_path, head, augment, workers, off):
     settings = dict(head=head, augment=augment, workers=workers)
     stock = train(tmp_path / 'stock', pruned=False, **settings)
-    off = dict(type='NoPruningPolicy')
-    ours = train(tmp_path / 'ours', policy=off, **settings)
+    ours = train(tmp_path / 'ours', **OFF[off], **settings)
     for found, expected in (
         (recorder(ours).log_vars, recorder(stock).log_vars),
         (recorder(ours).inputs, recorder(stock).inputs),
