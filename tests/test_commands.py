@@ -483,7 +483,9 @@ def run_rank(rank, world_size, port, arguments, progress):
 
 def metrics(work_dir):
     [path] = work_dir.glob('*/*.json')
-    found = json.loads(path.read_text())
+    # All ranks of mmengine write this file, with times of their own: behind
+    # the last one's text there may be the end of a longer one.
+    found, _ = json.JSONDecoder().raw_decode(path.read_text())
     return {key: found[key] for key in ('aAcc', 'mIoU', 'mAcc')}
 
 
