@@ -1,8 +1,7 @@
 """The old path of what is in ``infobatch_mm.host`` now."""
 
-from .host.config_bases import alias_config_bases
-from .host.loading import allow_resuming, load_from_local
-from .host.packages import is_importable, require_family
+from .host.checkpoint import allow_resuming, load_from_local
+from .host.packages import alias_config_bases, is_importable, require_family
 
 __all__ = [
     'alias_config_bases',

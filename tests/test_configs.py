@@ -14,7 +14,7 @@ from torch import Tensor
 from infobatch_mm import enable
 from infobatch_mm.clock import FullDataClock
 from infobatch_mm.commands.train import load_config, parse_args
-from infobatch_mm.host.config_bases import alias_config_bases
+from infobatch_mm.host.packages import alias_config_bases
 from infobatch_mm.pruning.registry import build_policy
 
 CONFIGS = Path(__file__).parents[1] / 'configs' / 'ade20k'

@@ -55,3 +55,19 @@ def versions() -> dict[str, str]:
     known = {d.name: d.version for d in metadata.distributions()}
     names = [*FAMILY, *(f'onedl-{name}' for name in FAMILY), 'torch']
     return {name: known[name] for name in names if name in known}
+
+
+def alias_config_bases() -> None:
+    """Let ``_base_ = 'mmseg::...'`` find configs of the installed family.
+
+    mmengine looks the package up by the name of the official distribution,
+    which is not there if only the OneDL fork is. Must run before
+    ``Config.fromfile``; the commands of this package do it.
+    """
+    # Not at the top, where require_family has yet to say what is missing.
+    from mmengine.config.utils import MODULE2PACKAGE
+
+    for module, distribution in MODULE2PACKAGE.items():
+        fork = f'onedl-{distribution}'
+        if not is_installed(distribution) and is_installed(fork):
+            MODULE2PACKAGE[module] = fork
