@@ -18,6 +18,8 @@ STATE_VERSION = 2
 
 # Counters that a checkpoint holds as they are.
 _COUNTERS = ('round', 'round_begin_iter', 'samples_seen', 'samples_planned')
+# ... and those that older ones lack, whose mean then begins anew.
+_COUNTERS_OF_MEAN = ('rounds_pruned', 'samples_pruned')
 
 
 class PrunedRun(Rounds):
@@ -44,7 +46,10 @@ class PrunedRun(Rounds):
             scores=self.board.scores.cpu(),
             times_kept=self.times_kept,
             nonfinite=self.board.nonfinite,
-            **{name: getattr(self, name) for name in _COUNTERS},
+            **{
+                name: getattr(self, name)
+                for name in _COUNTERS + _COUNTERS_OF_MEAN
+            },
             **self.times.state_dict(),
         )
         if self.plan is not None:
@@ -95,6 +100,8 @@ class PrunedRun(Rounds):
         self.seed = state['seed']
         for name in _COUNTERS:
             setattr(self, name, state[name])
+        for name in _COUNTERS_OF_MEAN:
+            setattr(self, name, state.get(name, 0))
         self.board.nonfinite = state['nonfinite']
         self.times_kept = state['times_kept'].cpu()
         self.times.load_state_dict(state)
