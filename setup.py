@@ -57,6 +57,7 @@ EXTRAS = {
         'pytest',
         'pytest-xdist',
         'ruff',
+        'tensorboard',
         'setuptools>=70.1',  # builds a wheel without the package wheel
     ],
 }

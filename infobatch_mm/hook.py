@@ -9,7 +9,7 @@ from mmengine.registry import HOOKS
 
 from . import binding, checks, records
 from .host.checkpoint import allow_resuming, bind_checkpoint_hooks
-from .host.running import announce_max_iters, is_resuming
+from .host.running import announce_max_iters, is_resuming, show_scores
 from .pacing import FEWER_STEPS
 from .parts import Parts
 from .pruned_run import STATE_KEY, PrunedRun
@@ -34,7 +34,8 @@ class InfoBatchHook(Hook):
     ``infobatch/clock``, ``infobatch/kept_ratio``, ``infobatch/saved_ratio``,
     ``infobatch/threshold``, ``infobatch/mean_weight`` and
     ``infobatch/variance_ratio`` (see :class:`Plan`) to all visualizer
-    backends.
+    backends. TensorBoard and W&B get a histogram of the scores a round,
+    ``infobatch/scores``.
 
     Args:
         policy (dict): Config of the pruning policy. Defaults to
@@ -153,8 +154,9 @@ class InfoBatchHook(Hook):
 
     def summary(self, runner: Any) -> dict[str, Any]:
         """Return what the run has cost, against its full-data budget."""
-        metric = records.metric_of(runner.message_hub.log_scalars)
-        return records.summary_of(self.parts.run, runner.iter) | metric
+        scalars = runner.message_hub.log_scalars
+        metric = records.metric_of(scalars, runner.hooks)
+        return self.parts.run.costs(runner.iter) | metric
 
     # Rounds
 
@@ -188,6 +190,7 @@ class InfoBatchHook(Hook):
         run.times.pause()
         if is_main_process():
             self.parts.records.add_round(records.round_record(run))
+            show_scores(runner.visualizer, run.board.scores, runner.iter)
         run.end_round()
 
     # Steps

@@ -149,6 +149,41 @@ class PrunedRun(Rounds):
         self.samples_planned = self.round * self.total
         self.samples_seen = round(self.clock.progress * self.samples_budget)
 
+    def costs(self, iters: int) -> dict[str, Any]:
+        """Return what the run has cost, against a full-data run.
+
+        A run that was stopped early is measured against a full-data run that
+        stops at the same point of the clock, so that what neither of them
+        has done does not count as saved.
+
+        Args:
+            iters (int): Iterations that it has made.
+        """
+        budget = round(self.samples_budget * self.clock.progress)
+        seconds = self.times.train.read()
+        # What a run did before it began to prune has not been timed, and
+        # smaller batches do not tell what full ones take.
+        is_timed = (
+            iters
+            and self.pacing == FEWER_STEPS
+            and self.samples_planned == self.times_kept.sum()
+        )
+        return dict(
+            policy=repr(self.policy),
+            total=self.total,
+            rounds=self.round,
+            samples_budget=budget,
+            samples_seen=self.samples_seen,
+            saved_ratio=1 - self.samples_seen / budget if budget else 0.0,
+            iters_budget=self.clock.now,
+            iters_run=iters,
+            train_seconds=seconds,
+            overhead_seconds=self.times.overhead.read(),
+            train_seconds_budget=(
+                seconds / iters * self.clock.now if is_timed else None
+            ),
+        )
+
 
 def check_state(state: Mapping[str, Any], total: int) -> None:
     """Raise a ValueError if a run cannot go on from a checkpoint's entry.

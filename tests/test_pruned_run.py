@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import HistoryBuffer
 
 import infobatch_mm.pruned_run
@@ -360,11 +361,47 @@ def test_time_saved_is_not_known_after_a_stock_part():
             {'val/loss_x': [2, 1, 3]},
             dict(metric='loss_x', metric_last=3, metric_best=1),
         ),
+        # Which is better is not known.
+        ({'val/FID': [2, 1, 3]}, dict(metric='FID', metric_last=3)),
     ],
 )
 def test_the_last_and_the_best_metric(values, found):
-    history = {n: HistoryBuffer(v, [1] * len(v)) for n, v in values.items()}
-    assert metric_of(history) == found
+    assert metric_of(histories(values)) == found
+
+
+def histories(values):
+    return {n: HistoryBuffer(v, [1] * len(v)) for n, v in values.items()}
+
+
+@pytest.mark.parametrize(
+    'hooks, found',
+    [
+        ([dict(save_best='FID', rule='less')], ('FID', 3, 1)),
+        ([dict(save_best='FID', rule='greater')], ('FID', 3, 3)),
+        ([dict(), dict(save_best=['b', 'FID'], rule='less')], ('b', 5, 5)),
+        ([dict(save_best=['mAcc', 'b'], rule='greater')], ('mAcc', 7, 9)),
+        # Before its first validation in this process it has no rule.
+        ([dict(save_best='auto')], ('mIoU', 4, 8)),
+        ([dict(save_best='of_test', rule='less')], ('mIoU', 4, 8)),
+        ([dict()], ('mIoU', 4, 8)),
+    ],
+)
+def test_the_best_metric_is_that_of_the_checkpoint_hook(hooks, found):
+    values = {
+        'val/FID': [2, 1, 3],
+        'val/mIoU': [8, 6, 4],
+        'val/b': [6, 7, 5],
+        'val/mAcc': [9, 8, 7],
+    }
+    made = [CheckpointHook(**settings) for settings in hooks]
+    names = 'metric', 'metric_last', 'metric_best'
+    summary = metric_of(histories(values), [Hook(), *made])
+    assert summary == dict(zip(names, found, strict=True))
+
+
+def test_the_table_calls_no_value_best_where_no_rule_is_known():
+    table = summary_table(SUMMARY | dict(metric='FID', metric_last=35.2))
+    assert '35.2 at the end' in table and 'best' not in table
 
 
 def test_scores_are_counted_between_the_edges():
