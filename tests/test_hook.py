@@ -628,11 +628,12 @@ def wandb_rows(file):
 
 
 def test_wandb_shows_scalars_and_scores(tmp_path, monkeypatch):
-    pytest.importorskip('wandb')
+    wandb = pytest.importorskip('wandb')
     monkeypatch.setenv('WANDB_SILENT', 'true')
     _, ends = shown(
         tmp_path, type='WandbVisBackend', init_kwargs=dict(mode='offline')
     )
+    wandb.teardown()  # until then its process may still be writing
     (file,) = tmp_path.rglob('run-*.wandb')
     rows = list(wandb_rows(file))
     clock = [
