@@ -12,9 +12,9 @@ import light
 import mmseg
 import pytest
 import toys
-from files import snippets
 from mmengine.config import Config, DictAction
 from mmengine.runner import EpochBasedTrainLoop
+from test_docs import snippets
 
 from infobatch_mm import enable
 
