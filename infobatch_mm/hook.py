@@ -276,6 +276,13 @@ class InfoBatchHook(Hook):
                 f'{self.run.total} samples, the fewest that smallest_batch='
                 f'{self.smallest_batch} allows'
             )
+        if self.run.missed is not None:
+            runner.logger.warning(
+                f'InfoBatch round {self.run.round} keeps {self.run.drawn} of '
+                f'{self.run.total} samples, where policy.keep asks for '
+                f'{self.run.missed}: whole batches allow no nearer '
+                'number, or too many samples have no score yet'
+            )
 
     def after_train_round(self, runner: Any) -> None:
         """Merge the scores and record the round that ended."""
