@@ -63,7 +63,7 @@ class InfoBatchHook(Hook):
             the backward pass, for every head and loss at next to no cost, so
             use it where ``image_mean`` has to call the loss once an image
             more (any loss but plain cross-entropy, and the like of
-            mmpretrain). It grows with the loss, but other samples are kept.
+            mmpretrain). It ranks samples much as the loss does, not alike.
         warmup_rounds (int): Number of rounds at the start of the run that
             use all data, while scores are taken. Defaults to 0; the first
             round, which has no scores, uses all data in any case.
