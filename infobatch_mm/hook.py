@@ -49,6 +49,12 @@ class InfoBatchHook(Hook):
             its loss. ``'class_balanced'``: the mean over its classes of the
             mean loss of their pixels, so that a small object counts as much
             as a large one; for heads of mmseg with plain cross-entropy.
+            ``'gradient_norm'``: the norm of the gradient of its loss by what
+            enters the losses of the heads (logits, as a rule). It comes with
+            the backward pass, for every head and loss at next to no cost, so
+            use it where ``image_mean`` has to call the loss once an image
+            more (any loss but plain cross-entropy, and the like of
+            mmpretrain). It ranks samples much as the loss does, not alike.
         warmup_rounds (int): Number of rounds at the start of the run that
             use all data, while scores are taken. Defaults to 0; the first
             round, which has no scores, uses all data in any case.

@@ -62,7 +62,10 @@ class Parts:
         )
         self.run = new_run(runner, self.sampler, options)
         checks.check_pacing(self.run, runner.logger)
-        self.ledger = Ledger(class_balanced=options.score == 'class_balanced')
+        self.ledger = Ledger(
+            class_balanced=options.score == 'class_balanced',
+            gradient_norm=options.score == 'gradient_norm',
+        )
         self.steps = Steps(
             runner, self.run, self.ledger, self.identities, options.unweighted
         )
@@ -133,6 +136,13 @@ class Parts:
                 f'InfoBatch round {run.round} keeps {run.drawn} of '
                 f'{run.total} samples, the fewest that smallest_batch='
                 f'{run.dealing.smallest_batch} allows'
+            )
+        if run.missed is not None:
+            runner.logger.warning(
+                f'InfoBatch round {run.round} keeps {run.drawn} of '
+                f'{run.total} samples, where policy.keep asks for '
+                f'{run.missed}: whole batches allow no nearer number, or too '
+                'many samples have no score yet'
             )
 
     def _deal_out(self) -> None:

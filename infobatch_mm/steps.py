@@ -83,10 +83,10 @@ class Steps:
     @property
     def is_trained(self) -> bool:
         """bool: Whether a batch was trained on and is not scored yet."""
-        return self.in_flight and self.ledger.losses is not None
+        return self.in_flight and bool(self.ledger.reporters)
 
     def end(self, runner: Any) -> None:
-        """Take the losses of the batch as scores, and advance the clock.
+        """Take the scores of the batch, and advance the clock.
 
         Schedulers are stepped once more for each further tick that the step
         was worth.
