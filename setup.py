@@ -16,6 +16,7 @@ VERSION = re.search(
 QUICKSTART = ['matplotlib', 'scikit-learn']
 REPORT = ['jinja2', 'matplotlib']
 COMPARE = [*REPORT, 'scipy']
+COMPLETION = ['shtab']
 # mmengine, mmcv and mmsegmentation exist in two families that overwrite each
 # other, so the base requirements name neither: choose an extra. Either mmcv
 # brings opencv and Pillow.
@@ -49,15 +50,18 @@ EXTRAS = {
     'quickstart': QUICKSTART,
     'report': REPORT,
     'compare': COMPARE,
+    'completion': COMPLETION,
     'tests': [
         *QUICKSTART,
         *COMPARE,
+        *COMPLETION,
         'hypothesis',
         'mypy',
         'pytest',
         'pytest-xdist',
         'ruff',
         'setuptools>=70.1',  # builds a wheel without the package wheel
+        'twine',
     ],
 }
 

@@ -1,7 +1,9 @@
 """The commands: how they start, how they end, and what they read."""
 
 import ast
+import contextlib
 import importlib.util
+import io
 import json
 import os
 import re
@@ -367,6 +369,62 @@ def test_the_package_runs_as_a_module(tmp_path):
     line = done.stderr.splitlines()[-1]
     assert line.startswith('infobatch train: error: ')
     assert 'absent.py' in line
+
+
+# Completion
+
+COMPLETE = """
+source /dev/stdin
+COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1))
+_shtab_infobatch
+printf '%s\\n' "${COMPREPLY[@]}"
+"""
+
+
+@pytest.fixture(scope='module')
+def completion():
+    """The script for bash."""
+    pytest.importorskip('shtab')
+    with (
+        contextlib.redirect_stdout(io.StringIO()) as out,
+        pytest.raises(SystemExit) as stopped,
+    ):
+        commands.main(['--print-completion', 'bash'])
+    assert not stopped.value.code
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ('words', 'found'),
+    [
+        (['tra'], {'train'}),
+        (['train', '--infob'], {'--infobatch', '--infobatch-options'}),
+        (['train', '--launcher', ''], {'none', 'pytorch', 'slurm', 'mpi'}),
+        (['train', 'small_con'], {'small_config.py'}),
+        (['test', 'small_config.py', 'sma'], {'small_config.py'}),
+        (['rank', '--format', 'js'], {'jsonl'}),
+        (['prepare', 'cam'], {'camvid'}),
+        (['prepare', 'camvid', 'small_con'], {'small_config.py'}),
+    ],
+    ids=' '.join,
+)
+def test_a_shell_completes(words, found, completion, config):
+    done = subprocess.run(
+        ['bash', '-c', COMPLETE, 'bash', 'infobatch', *words],
+        input=completion,
+        capture_output=True,
+        text=True,
+        cwd=config.parent,
+    )
+    assert set(done.stdout.split()) == found, done.stderr
+
+
+def test_completion_needs_its_extra(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, 'shtab', None)
+    with pytest.raises(SystemExit) as stopped:
+        commands.main(['--print-completion', 'zsh'])
+    assert stopped.value.code == 2
+    assert 'infobatch_mm[completion]' in capsys.readouterr().err
 
 
 # How they end
