@@ -60,7 +60,7 @@ EXTRAS = {
         'pytest',
         'pytest-xdist',
         'ruff',
-        'setuptools>=70.1',  # builds a wheel without the package wheel
+        'setuptools>=77',  # knows licence expressions
         'twine',
     ],
 }
@@ -133,7 +133,7 @@ setup(
     long_description=long_description(),
     long_description_content_type='text/markdown',
     author='The infobatch_mm contributors',
-    license='Apache-2.0',
+    license_expression='Apache-2.0',
     keywords=(
         'InfoBatch, dynamic data pruning, training speed, OpenMMLab, '
         'mmengine, mmsegmentation, mmpretrain, semantic segmentation, '
@@ -153,7 +153,6 @@ setup(
         'Development Status :: 4 - Beta',
         'Intended Audience :: Developers',
         'Intended Audience :: Science/Research',
-        'License :: OSI Approved :: Apache Software License',
         'Operating System :: POSIX :: Linux',
         'Programming Language :: Python :: 3',
         'Programming Language :: Python :: 3 :: Only',

@@ -640,6 +640,14 @@ def test_names_of_packages_are_read_by_both(monkeypatch):
     assert tested.load_from == 'some.pth'
 
 
+def test_our_own_configs_have_names():
+    name = 'quickstart/upernet_tiny_1xb16-20e_digits-48x48.py'
+    named = running.read_config(f'infobatch_mm::{name}')
+    assert Path(named.filename) == REPO / 'configs' / name
+    with pytest.raises(FileNotFoundError, match=r'no config gone/a\.py'):
+        running.read_config('infobatch_mm::gone/a.py')
+
+
 @pytest.mark.parametrize('command', [train, test_command])
 def test_a_package_that_is_not_there_is_named(command):
     extra = ['some.pth'] * (command is test_command)
