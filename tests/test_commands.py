@@ -552,8 +552,20 @@ class BrokenData(light.LightData):
         raise ValueError('a sample of the user')
 
 
+@HOOKS.register_module()
+class AskingHook(Hook):
+    """A user's hook that asks ours for what there is not."""
+
+    def before_train(self, runner):
+        return toys.hook_of(runner).of_the_user
+
+
 def break_their_hook(cfg):
     cfg.custom_hooks.append(dict(type='BrokenHook'))
+
+
+def break_their_question(cfg):
+    cfg.custom_hooks.append(dict(type='AskingHook'))
 
 
 def break_their_data(cfg):
@@ -564,13 +576,14 @@ def break_their_data(cfg):
     ('change', 'workers', 'error'),
     [
         (break_their_hook, 0, TypeError),
+        (break_their_question, 0, AttributeError),
         (break_their_data, 0, ValueError),
         (break_their_data, 1, ValueError),
     ],
 )
 def test_an_error_of_theirs_in_a_run_is_not(change, workers, error, written):
     config = written(change, workers=workers)
-    with pytest.raises(error, match='of the user'):
+    with pytest.raises(error, match='of.the.user'):
         train.main([str(config)])
 
 

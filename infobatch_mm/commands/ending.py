@@ -16,6 +16,9 @@ from pathlib import Path
 from ..extras import MissingExtraError
 
 PACKAGE = Path(__file__).resolve().parents[1]
+# What this package raises for its users. An AttributeError of the hook, which
+# has those of the run, is the mistake of whoever asks for it, in their code.
+KINDS = (ImportError, OSError, RuntimeError, TypeError, ValueError)
 # A line of a traceback, as Python writes it.
 FRAME = re.compile(r'^  File "(.+)", line (\d+), in ', re.MULTILINE)
 
@@ -26,6 +29,8 @@ def is_ours(error: BaseException) -> bool:
     What fails in the midst of our code, such as torch when the memory of a
     GPU is used up, is not ours.
     """
+    if not isinstance(error, KINDS):
+        return False
     file, number = raised_at(original(error))
     is_raised = linecache.getline(file, number).lstrip().startswith('raise ')
     return is_raised and Path(file).resolve().is_relative_to(PACKAGE)
