@@ -162,7 +162,7 @@ def _about(shown: Comparison) -> str:
     names = ', '.join(arm.name for arm in shown.arms)
     text = f'{len(runs_)} runs: {names}.'
     if starts:
-        text += f' Last started {starts[0]} to {starts[-1]}.'
+        text += f' Started between {starts[0]} and {starts[-1]}.'
     return text
 
 
@@ -187,10 +187,13 @@ def _main_parts(run: Run | None) -> dict[str, object]:
         return dict.fromkeys(parts, GONE) | dict(environment={})
     folder = run.work_dir
     rounds, state = runs.rounds(folder), last_state(folder)
-    pictures = round_pictures(rounds) + last_scores(state, rounds)
     config = runs.last_start(folder) / 'vis_data/config.py'
     return dict(
-        round_pictures=pictures if rounds else NO_ROUNDS,
+        round_pictures=(
+            round_pictures(rounds) + last_scores(state, rounds)
+            if rounds
+            else NO_ROUNDS
+        ),
         gallery=gallery(folder, state),
         environment=logged_environment(folder),
         config=config.read_text(),

@@ -108,8 +108,8 @@ def from_comparison(work_dir: Path) -> Comparison:
     }
     subject, reference = _leading(list(arms.values()), list(gaps))
     notes = [
-        f'The curves leave out {cell["arm"]} with seed {cell["seed"]}: its '
-        f'work directory {cell["work_dir"]} is not there.'
+        f'Left out of the curves: {cell["arm"]} with seed {cell["seed"]}, '
+        f'whose work directory {cell["work_dir"]} holds no run.'
         for cell in found['cells']
         if not of_run.starts(work_dir / cell['work_dir'])
     ]

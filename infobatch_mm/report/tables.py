@@ -73,7 +73,8 @@ def spread(values: Sequence[float], style: str) -> str:
 
 def gain(gap: Paired, sign: int, style: str) -> Change:
     """Format a difference; a positive one is a gain if the sign is."""
-    is_gain = sign * gap.mean > 0 if gap.mean else None
+    is_known = math.isfinite(gap.mean) and gap.mean != 0
+    is_gain = sign * gap.mean > 0 if is_known else None
     is_sure = gap.low > 0 or gap.high < 0
     return Change(number_text(gap.mean, f'+{style}'), is_gain, is_sure)
 
