@@ -16,7 +16,6 @@ pytest.importorskip('mmpretrain')
 import cls_toys
 import mmpretrain
 import torch
-from files import snippets
 from mmengine.config import Config
 from mmengine.hub import get_config
 from mmengine.optim import build_optim_wrapper
@@ -24,6 +23,7 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmpretrain.models import ImageClassifier
 from mmpretrain.registry import MODELS
+from test_docs import snippets
 
 from infobatch_mm import InfoBatchEpochBasedTrainLoop, InfoBatchHook, enable
 from infobatch_mm.commands import train as train_tool

@@ -20,8 +20,8 @@ from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 
-from infobatch_mm.extras import require
 from infobatch_mm.host import checkpoint, packages
+from infobatch_mm.host.packages import require
 
 ROOT = Path(__file__).parents[1]
 

@@ -1,4 +1,4 @@
-"""Which of the OpenMMLab packages are there.
+"""Which packages are there: OpenMMLab's, and those that extras install.
 
 open-mmlab (mmengine, mmcv, mmsegmentation, mmpretrain) and the OneDL forks
 (onedl-mmengine, ...) share their import names. Everything in this package
@@ -6,7 +6,9 @@ asks what the installed packages can do, never which version they are.
 """
 
 import functools
+import importlib
 from importlib import metadata, util
+from types import ModuleType
 
 INSTALL_HINT = (
     'infobatch_mm needs one family of OpenMMLab packages, and {missing} '
@@ -71,3 +73,30 @@ def alias_config_bases() -> None:
         fork = f'onedl-{distribution}'
         if not is_installed(distribution) and is_installed(fork):
             MODULE2PACKAGE[module] = fork
+
+
+class MissingExtraError(ModuleNotFoundError):
+    """A package is not installed that an extra of ours would install."""
+
+
+def require(package: str, extra: str) -> ModuleType:
+    """Import a package, or say which extra installs it.
+
+    Args:
+        package (str): The module to import, such as ``'scipy.stats'``.
+        extra (str): The extra of infobatch_mm that installs it.
+
+    Raises:
+        MissingExtraError: If the package is not installed.
+    """
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        top = package.partition('.')[0]
+        if error.name != top:  # installed, but something that it needs is not
+            raise
+        raise MissingExtraError(
+            f'{top} is not installed, and this needs it: '
+            f'pip install "infobatch_mm[{extra}]"',
+            name=top,
+        ) from error
