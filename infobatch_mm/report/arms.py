@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from ..compare.statistics import Paired, paired
-from ..extras import MissingExtraError
+from ..host.packages import MissingExtraError
 from .results import Metric, Run
 
 ONE_SEED = 'one seed: no verdict'

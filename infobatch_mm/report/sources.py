@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -253,12 +254,11 @@ def _leading(
     """Return the arm that a comparison is about, and its reference.
 
     The first is the one that sets the costs of others, if there is one; the
-    second is what it is compared with first.
+    second is what most arms are compared with.
     """
     by_name = {arm.name: arm for arm in arms}
     costs = [arm.at_cost_of for arm in arms if arm.at_cost_of in by_name]
     names = [*costs, *(arm for arm, _ in gaps), arms[0].name]
     subject = by_name[names[0]]
-    against = (other for arm, other in gaps if arm == subject.name)
-    free = (arm.name for arm in arms if arm != subject and not arm.at_cost_of)
-    return subject, by_name.get(next(iter([*against, *free]), ''))
+    against = Counter(other for _, other in gaps).most_common(1)
+    return subject, by_name[against[0][0]] if against else None
