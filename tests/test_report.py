@@ -7,6 +7,7 @@ import re
 import statistics
 import sys
 import time
+from functools import partial
 from html.parser import HTMLParser
 
 import pytest
@@ -18,6 +19,7 @@ from mmengine.registry import HOOKS
 
 from infobatch_mm import InfoBatchHook, records
 from infobatch_mm.commands import report as command
+from infobatch_mm.host import packages
 from infobatch_mm.report import (
     arms,
     class_logs,
@@ -673,6 +675,29 @@ def test_runs_are_never_mixed(tmp_path):
     # Named as two arms they are compared, by the seed that both have.
     apart = sources.read([('a', one), ('b', again)])
     assert apart.gaps['a', 'b'].seeds == 1
+
+
+def test_without_scipy_there_is_no_interval(tmp_path, monkeypatch):
+    folders = two_arms(tmp_path, {0: 51.0, 1: 53.0, 2: 55.0})
+    # As if no scipy were there.
+    missing = partial(packages.require, 'no_such_package', 'compare')
+    monkeypatch.setattr('infobatch_mm.compare.statistics._stats', missing)
+    cell = Page(report.render(*folders)).row('fast')['difference to stock']
+    assert cell.startswith('△ better, may be chance +2.00 no interval')
+    assert 'pip install "infobatch_mm[compare]"' in cell
+
+
+def test_the_title_names_the_config_and_the_policy(tmp_path):
+    folder = tmp_path / 'run'
+    hook = "dict(type='Hook', policy=dict(type='my.QuantilePolicy'))"
+    lines = [round_line(0), train_line(10), val_line(10)]
+    write(folder, lines, config=f'custom_hooks = [{hook}]')
+    text = (last_start(folder) / 'vis_data/config.py').read_text()
+    (folder / 'another_runs.py').write_text('lr = 1\n')
+    (folder / 'segformer_own.py').write_text(text)
+    page = report.render(folder)
+    assert '<h1>segformer_own · QuantilePolicy</h1>' in page
+    assert '<title>segformer_own · QuantilePolicy' in page
 
 
 def test_a_run_without_the_metric_of_the_others_is_named(tmp_path):

@@ -35,8 +35,9 @@ MARK, INK, EDGE, GRID = '#d9541e', '#1c2126', '#767676', '#e3e3e3'
 VARIABLES = {color: f'--arm{i}' for i, color in enumerate(ARMS)}
 VARIABLES |= {MARK: '--mark', INK: '--ink', EDGE: '--edge', GRID: '--grid'}
 RUN = ARMS[0]
-# Arms are told apart without their colours too.
-MARKERS, DASHES = 'osD^vP', ('-', '--', '-.', ':', (0, (6, 2)), (0, (1, 1)))
+# Arms are told apart without their colours too; of more than there are
+# colours, by the markers.
+MARKERS, DASHES = 'osD^vPX', ('-', '--', '-.', ':', (0, (6, 2)), (0, (1, 1)))
 STYLE: dict[Any, Any] = {  # keys that matplotlib knows
     'axes.axisbelow': True,
     'axes.edgecolor': EDGE,

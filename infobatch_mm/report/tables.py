@@ -162,7 +162,7 @@ def _arm_row(shown: Comparison, arm: Arm, style: str, is_fair: bool) -> Row:
     note = f'{len(seeds)} seeds: ' if len(seeds) > 1 else 'seed '
     note = note + ', '.join(seeds) if seeds else f'{len(arm.cells)} runs'
     if arm.at_cost_of:
-        note += f'; at the cost of {arm.at_cost_of}'
+        note += f'\nat the cost of {arm.at_cost_of}'
     return Row(arm.name, note, entries)
 
 
@@ -172,7 +172,7 @@ def _difference(
     words = verdict(gap, metric)
     if gap is None:
         return Entry(label, note=words)
-    note = ' '.join(filter(None, (interval(gap, style), words)))
+    note = '\n'.join(filter(None, (interval(gap, style), words)))
     return Entry(label, change=gain(gap, metric.sign, style), note=note)
 
 
