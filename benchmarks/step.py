@@ -1,6 +1,7 @@
 """Cost of pruning in a training step, as ratios to the stock step.
 
     python benchmarks/step.py [MODEL ...] [--pairs 7] [--json OUT]
+        [--score gradient_norm] [--loss DiceLoss]
 
 Stock and pruned steps of one model alternate in one process, the order of
 each pair turned round from the last, so that what else the machine does falls
@@ -76,12 +77,16 @@ def random_batch(cfg: Config, batch_size: int, num_classes: int) -> dict:
 class Steps:
     """A model that can be trained by a stock or by a pruned step."""
 
-    def __init__(self, name: str, batch_size: int) -> None:
+    def __init__(
+        self, name: str, batch_size: int, score: str, loss: str | None
+    ) -> None:
         alias_config_bases()
         cfg = get_config(CONFIGS[name])
         init_default_scope('mmseg')
         cfg.model.pretrained = None
         cfg.model.backbone.init_cfg = None
+        for head in _heads_of(cfg.model) if loss else ():
+            head.loss_decode = dict(type=loss)
         self.model = revert_sync_batchnorm(MODELS.build(cfg.model)).train()
         self.optim = build_optim_wrapper(self.model, cfg.optim_wrapper)
         self.heads: list[Any] = [
@@ -90,7 +95,7 @@ class Steps:
         classes = self.model.decode_head.num_classes
         self.batch = random_batch(cfg, batch_size, classes)
         self.ids = list(range(batch_size))
-        self.ledger = Ledger()
+        self.ledger = Ledger(gradient_norm=score == 'gradient_norm')
         for head in self.heads:
             weighted: Any = attach(head)
             weighted.infobatch_ledger = self.ledger
@@ -137,6 +142,12 @@ class Steps:
         return seen
 
 
+def _heads_of(model: Any) -> list[Any]:
+    extra = model.get('auxiliary_head') or []
+    extra = extra if isinstance(extra, list) else [extra]
+    return [model.decode_head, *extra]
+
+
 def _cut_off(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.detach().requires_grad_(value.is_floating_point())
@@ -181,9 +192,11 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def measure(name: str, batch_size: int, pairs: int) -> dict[str, Any]:
+def measure(
+    name: str, batch_size: int, pairs: int, score: str, loss: str | None
+) -> dict[str, Any]:
     """Return the step times of one model and the cost of our parts."""
-    steps = Steps(name, batch_size)
+    steps = Steps(name, batch_size, score, loss)
     stock, pruned = in_turn(steps.stock, steps.pruned, pairs)
     inputs = steps.loss_inputs()
 
@@ -196,6 +209,7 @@ def measure(name: str, batch_size: int, pairs: int) -> dict[str, Any]:
             losses()
 
     def hook() -> None:
+        steps.ledger.gradient_norm = False  # it comes from the heads alone
         with steps.pruning():
             for head in steps.heads:
                 steps.ledger.record(head, zeros)
@@ -207,6 +221,8 @@ def measure(name: str, batch_size: int, pairs: int) -> dict[str, Any]:
     heads = [(b - a) / step for a, b in zip(plain, weighted, strict=True)]
     return dict(
         model=name,
+        score=score,
+        loss=loss,
         batch_size=batch_size,
         pairs=pairs,
         stock_seconds=step,
@@ -227,6 +243,14 @@ def main() -> None:
     parser.add_argument('--pairs', type=int, default=7)
     parser.add_argument('--batch-size', type=int, default=2)
     parser.add_argument('--threads', type=int, default=1)
+    parser.add_argument(
+        '--score',
+        choices=('image_mean', 'gradient_norm'),
+        default='image_mean',
+    )
+    parser.add_argument(
+        '--loss', help="of all heads (default: that of the model's config)"
+    )
     parser.add_argument('--json', type=Path, help='append the figures here')
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -241,7 +265,9 @@ def main() -> None:
         'hook',
     )
     for name in args.models or CONFIGS:
-        result = measure(name, args.batch_size, args.pairs)
+        result = measure(
+            name, args.batch_size, args.pairs, args.score, args.loss
+        )
         if args.json:
             with args.json.open('a') as file:
                 file.write(json.dumps(result) + '\n')

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .clock import FullDataClock
-from .pruning import PruningPolicy, kept_counts
+from .pruning import PruningPolicy
 from .pruning.draw import strata_of
 
 
@@ -108,7 +108,7 @@ def full_schedule(budget: Budget) -> Schedule:
 
 def strata_sizes(policy: PruningPolicy, scores: Tensor) -> list[int]:
     """Return the samples of each stratum, those always kept at the end."""
-    edges = policy.thresholds(scores)
+    edges = policy.edges(scores, len(scores))
     strata = strata_of(scores.numpy(), edges)
     return np.bincount(strata, minlength=len(edges) + 1).tolist()
 
@@ -120,10 +120,7 @@ def _kept(
     multiple_of: int,
 ) -> int:
     """Return how many samples a round keeps; see `PruningPolicy.plan`."""
-    ratios = [ratio.at(progress) for ratio in policy.prune_ratios]
-    if not any(ratios):
-        return sum(sizes)
-    return sum(kept_counts(sizes, [*ratios, 0.0], multiple_of))
+    return sum(policy.kept_counts(sizes, progress, multiple_of))
 
 
 def scores_below_mean(share: float, total: int) -> Tensor:

@@ -57,6 +57,12 @@ class InfoBatchHook(Hook):
             its loss. ``'class_balanced'``: the mean over its classes of the
             mean loss of their pixels, so that a small object counts as much
             as a large one; for heads of mmseg with plain cross-entropy.
+            ``'gradient_norm'``: the norm of the gradient of its loss by what
+            enters the losses of the heads (logits, as a rule). It comes with
+            the backward pass, for every head and loss at next to no cost, so
+            use it where ``image_mean`` has to call the loss once an image
+            more (any loss but plain cross-entropy, and the like of
+            mmpretrain). It ranks samples much as the loss does, not alike.
         warmup_rounds (int): Number of rounds at the start of the run that
             use all data, while scores are taken. Defaults to 0; the first
             round, which has no scores, uses all data in any case.
@@ -121,7 +127,10 @@ class InfoBatchHook(Hook):
             exact_resume = not isinstance(self.policy, NoPruningPolicy)
         self.exact_resume = exact_resume
         self.random_states = RandomStates()
-        self.ledger = Ledger(class_balanced=score == 'class_balanced')
+        self.ledger = Ledger(
+            class_balanced=score == 'class_balanced',
+            gradient_norm=score == 'gradient_norm',
+        )
         self._resumed: Mapping[str, Any] | None = None
 
     def __getattr__(self, name: str) -> Any:
@@ -274,6 +283,13 @@ class InfoBatchHook(Hook):
                 f'InfoBatch round {self.run.round} keeps {self.run.drawn} of '
                 f'{self.run.total} samples, the fewest that smallest_batch='
                 f'{self.smallest_batch} allows'
+            )
+        if self.run.missed is not None:
+            runner.logger.warning(
+                f'InfoBatch round {self.run.round} keeps {self.run.drawn} of '
+                f'{self.run.total} samples, where policy.keep asks for '
+                f'{self.run.missed}: whole batches allow no nearer '
+                'number, or too many samples have no score yet'
             )
 
     def after_train_round(self, runner: Any) -> None:

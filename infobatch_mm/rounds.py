@@ -171,6 +171,14 @@ class Rounds:
         return self._is_dealt and self.drawn == self.dealing.fewest  # type: ignore[union-attr]
 
     @property
+    def missed(self) -> int | None:
+        """int: What ``keep`` asks for, if the plan is 1 % of all off that."""
+        asked = self.plan.asked if self.plan else None
+        if asked is None or abs(self.drawn - asked) <= self.total / 100:
+            return None
+        return asked
+
+    @property
     def _is_dealt(self) -> bool:
         return self.dealing is not None and self.drawn < self.total
 

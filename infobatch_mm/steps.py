@@ -73,10 +73,10 @@ class Steps:
     @property
     def is_trained(self) -> bool:
         """bool: Whether a batch was trained on and is not scored yet."""
-        return self.in_flight and self.ledger.losses is not None
+        return self.in_flight and bool(self.ledger.reporters)
 
     def end(self, runner: Any) -> int:
-        """Take the losses of the batch as scores.
+        """Take the scores of the batch.
 
         Returns:
             int: The ticks of the clock that the step was worth.

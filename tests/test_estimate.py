@@ -91,8 +91,9 @@ def test_rounds_of_warm_up_use_all_data():
     [
         dict(type='RandomPolicy', prune_ratio=0.6),
         dict(type='QuantilePolicy'),
+        dict(type='InfoBatchPolicy', keep=0.6),
     ],
-    ids=['random', 'quantile'],
+    ids=['random', 'quantile', 'keep'],
 )
 def test_a_run_does_what_was_estimated(tmp_path, iters, policy):
     # Where a pass leaves samples out, the second round knows fewer scores.
