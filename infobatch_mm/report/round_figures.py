@@ -97,7 +97,7 @@ def score_chart(rounds: Sequence[Line], edges: Sequence[float]) -> Picture:
     low, high = (filled[0], filled[-1] + 1) if len(filled) else (0, 1)
     first = rounds[0]['round']
     sides = np.arange(first, first + len(rounds) + 1) - 0.5
-    with chart('round', 'score (loss of the sample)') as (figure, axes):
+    with chart('round', 'score of the sample') as (figure, axes):
         axes.grid(False)
         mesh = axes.pcolormesh(
             sides,
@@ -140,7 +140,7 @@ def last_scores_chart(scores: np.ndarray, threshold: float | None) -> Picture:
     space = np.geomspace if is_wide else np.linspace
     edges = space(low, high if high > low else low + 1, BINS + 1)
     beyond = int((known < low).sum() + (known > high).sum())
-    with chart('score (loss of the sample)', 'samples') as (figure, axes):
+    with chart('score of the sample', 'samples') as (figure, axes):
         axes.hist(known, edges.tolist(), color=RUN)
         if is_wide:
             axes.set_xscale('log')
