@@ -19,7 +19,7 @@ CLS_TESTS := $(wildcard tests/test_cls_*.py) tests/test_benchmarks.py \
 JOBS ?= auto
 PYTEST := -m pytest --numprocesses $(JOBS) --maxprocesses 8 --dist loadfile
 # What make check leaves out: tests that start processes or train for long.
-SLOW := benchmarks cls compare distributed end_to_end indexed off_is_stock \
+SLOW := benchmarks cls compare configs distributed indexed off_is_stock \
 	pacing packaging prepare_classification report resume ways_in zoo
 SLOW_TESTS := $(foreach name,$(SLOW),$(wildcard tests/test_$(name)*.py))
 # Run in .venv only: nothing in them depends on the family of packages. They

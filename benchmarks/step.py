@@ -38,10 +38,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from infobatch_mm.extras import require
 from infobatch_mm.heads import attach, outermost_heads
 from infobatch_mm.heads.scoring import total_loss
-from infobatch_mm.host.config_bases import alias_config_bases
+from infobatch_mm.host.packages import alias_config_bases, require
 from infobatch_mm.ledger import Ledger
 from infobatch_mm.ranks import merge_scores
 from infobatch_mm.scores import ScoreBoard

@@ -16,7 +16,7 @@ from .heads import (
     seam_of,
 )
 from .host.batches import deal_batches
-from .host.slices import unsliced
+from .host.datasets import unsliced
 from .pacing import SMALLER_BATCHES, Dealing
 from .pruned_run import PrunedRun
 from .rounds import Policy

@@ -10,8 +10,7 @@ from mmengine.registry import HOOKS
 
 from . import binding, checks, ranks, records
 from .datasets.identity import Identities
-from .host.checkpoint import bind_checkpoint_hooks
-from .host.loading import allow_resuming
+from .host.checkpoint import allow_resuming, bind_checkpoint_hooks
 from .host.running import (
     announce_max_iters,
     is_resuming,

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from .host.atomic import AtomicLocalBackend
+from .host.checkpoint import AtomicLocalBackend
 from .pacing import FEWER_STEPS
 from .pruned_run import PrunedRun
 

@@ -8,7 +8,7 @@ from mmengine.config import Config
 
 pytest.importorskip('mmpretrain')
 import cls_toys
-import files
+import test_zoo
 from mmpretrain.models.heads import LinearClsHead
 from mmpretrain.registry import MODELS
 
@@ -72,18 +72,18 @@ def write_config(root, name, **settings):
             dict(type='CosineAnnealingLR', begin=5, T_max=95),
         ],
     )
-    files.write_config(root, name, **config | settings)
+    test_zoo.write_settings(root, name, **config | settings)
 
 
 @pytest.fixture
 def zoo(tmp_path, monkeypatch):
     """A folder of configs in place of mmpretrain's."""
-    files.use_folder(tmp_path, monkeypatch)
+    test_zoo.use_folder(tmp_path, monkeypatch)
     return tmp_path
 
 
 def check(zoo, *args):
-    return files.check(zoo, '--package', 'mmpretrain', *args)
+    return test_zoo.check(zoo, '--package', 'mmpretrain', *args)
 
 
 def stock(name):
@@ -201,7 +201,7 @@ def passing(tmp_path_factory):
         squeezing=dict(head=cls_toys.linear_head(type='SqueezingClsHead')),
     )
     with pytest.MonkeyPatch.context() as monkeypatch:
-        files.use_folder(folder, monkeypatch)
+        test_zoo.use_folder(folder, monkeypatch)
         for name, settings in models.items():
             model = cls_toys.model(pruned=False, **settings)
             write_config(folder, name, model=model)

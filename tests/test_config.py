@@ -15,7 +15,7 @@ import infobatch_mm
 from infobatch_mm import QuantilePolicy, enable
 from infobatch_mm.binding import find_heads
 from infobatch_mm.config import nested_options
-from infobatch_mm.host.config_bases import alias_config_bases
+from infobatch_mm.host.packages import alias_config_bases
 
 STOCK = {
     'plain': 'upernet/upernet_r50_4xb4-160k_ade20k-512x512.py',

@@ -1,10 +1,14 @@
-"""The segmentation configs that are shipped: ADE20K and CamVid."""
+"""The segmentation configs that are shipped, read, built and run."""
 
+import json
 import re
+import subprocess
+import sys
 from importlib import util
 from pathlib import Path
 from typing import Any
 
+import mmseg
 import pytest
 import torch
 from mmengine.config import Config, ConfigDict
@@ -14,13 +18,12 @@ from torch import Tensor
 from infobatch_mm import enable
 from infobatch_mm.clock import FullDataClock
 from infobatch_mm.commands.train import load_config, parse_args
-from infobatch_mm.host.config_bases import alias_config_bases
+from infobatch_mm.host.packages import alias_config_bases
 from infobatch_mm.pruning.registry import build_policy
 
 CONFIGS = Path(__file__).parents[1] / 'configs' / 'ade20k'
 IMAGES, BATCH = 20210, 16
 STEMS = (
-    'upernet_r50_4xb4-80k_ade20k-512x512',
     'upernet_r50_4xb4-160k_ade20k-512x512',
     'segformer_mit-b0_8xb2-160k_ade20k-512x512',
     'mask2former_r50_8xb2-160k_ade20k-512x512',
@@ -163,7 +166,7 @@ def test_quantiles_are_one_option_on_the_stock_config(stem, tmp_path):
 
 def test_the_readme_has_that_option():
     text = (CONFIGS.parent / 'README.md').read_text()
-    assert f'{STEMS[1]}.py {" ".join(QUANTILES)}' in text
+    assert f'{STEMS[0]}.py {" ".join(QUANTILES)}' in text
 
 
 def test_header_of_the_sample_tells_the_iterations():
@@ -192,3 +195,101 @@ def test_overlay_is_what_enable_makes_of_its_stock_twin(schedule):
     if schedule == '50e':
         expected['train_cfg'] = stock.train_cfg.to_dict()
     assert found == expected
+
+
+# Short real runs from the command line
+
+REPO = CONFIGS.parents[1]
+TRAIN = REPO / 'tools/train.py'
+MMSEG_TRAIN = Path(mmseg.__file__).parent / '.mim/tools/train.py'
+ARCHIVE = REPO.parent / 'shared/data/camvid_120x160.tar'
+WITH_METRIC = [
+    'train_seconds_budget',
+    'metric',
+    'metric_last',
+    'metric_best',
+]
+CONTRACT = [
+    'policy',
+    'total',
+    'rounds',
+    'samples_budget',
+    'samples_seen',
+    'saved_ratio',
+    'iters_budget',
+    'iters_run',
+    'train_seconds',
+    'overhead_seconds',
+]
+
+
+def command(tool, *args, cwd):
+    done = subprocess.run(
+        [sys.executable, str(tool), *map(str, args)],
+        cwd=cwd,
+        env=dict(
+            PYTHONPATH=str(REPO), PATH='/usr/bin:/bin', OMP_NUM_THREADS='1'
+        ),
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def check_run(work_dir, total):
+    """It pruned, improved mIoU and wrote the files of the contract."""
+    summary = json.loads((work_dir / 'infobatch_summary.json').read_text())
+    assert list(summary) == CONTRACT + WITH_METRIC
+    assert summary['total'] == total
+    assert summary['samples_seen'] < summary['samples_budget']
+    assert summary['iters_run'] < summary['iters_budget']
+    lines = (work_dir / 'infobatch.jsonl').read_text().splitlines()
+    rounds = [json.loads(line) for line in lines]
+    assert len(rounds) == summary['rounds']
+    assert sum(r['kept'] for r in rounds) == summary['samples_seen']
+    (scalars,) = work_dir.glob('*/vis_data/scalars.json')
+    logged = [json.loads(line) for line in scalars.read_text().splitlines()]
+    miou = [line['mIoU'] for line in logged if 'mIoU' in line]
+    assert miou[-1] > miou[0]
+
+
+@pytest.mark.parametrize('tool', [TRAIN, MMSEG_TRAIN], ids=['ours', 'mmseg'])
+def test_digit_scenes(tmp_path, tool):
+    (config,) = (REPO / 'configs/quickstart').glob('infobatch_*.py')
+    command(
+        tool,
+        config,
+        '--work-dir',
+        tmp_path / 'run',
+        '--cfg-options',
+        'train_dataloader.dataset.dataset.num_scenes=256',
+        'val_dataloader.dataset.num_scenes=32',
+        'train_cfg.max_epochs=6',
+        'train_cfg.val_interval=1',
+        cwd=tmp_path,
+    )
+    check_run(tmp_path / 'run', 256)
+
+
+@pytest.mark.skipif(
+    not ARCHIVE.exists(), reason='the CamVid archive is not in ../shared/data'
+)
+def test_camvid(tmp_path):
+    command(REPO / 'tools/prepare_data.py', 'camvid', ARCHIVE, cwd=tmp_path)
+    config = next(CAMVID.glob('infobatch_*4k*.py'))
+    limit = Config.fromfile(config).train_dataloader.batch_size * 10
+    command(
+        TRAIN,
+        config,
+        '--work-dir',
+        tmp_path / 'run',
+        '--cfg-options',
+        f'train_dataloader.dataset.dataset.indices={limit}',
+        'val_dataloader.dataset.indices=8',
+        'train_cfg.max_iters=80',
+        'train_cfg.val_interval=20',
+        cwd=tmp_path,
+    )
+    check_run(tmp_path / 'run', limit)

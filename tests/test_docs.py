@@ -50,6 +50,13 @@ COMMAND = re.compile(r'^(?:\$ )?infobatch (\w+)|`infobatch (\w+)', re.M)
 TARGET = re.compile(r'(?:^|`)make\s([a-z-]+)', re.MULTILINE)
 
 
+def snippets(page: str, language: str, heading: str) -> list[str]:
+    """Return the blocks of a language under a heading."""
+    text = (ROOT / 'docs' / page).read_text()
+    section = text.split(f'\n## {heading}\n')[1].split('\n## ')[0]
+    return re.findall(rf'```{language}\n(.*?)```', section, re.DOTALL)
+
+
 def page_id(path: Path) -> str:
     return str(path.relative_to(ROOT))
 

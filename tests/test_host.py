@@ -20,8 +20,8 @@ from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 
-from infobatch_mm.extras import require
-from infobatch_mm.host import config_bases, loading
+from infobatch_mm.host import checkpoint, packages
+from infobatch_mm.host.packages import require
 
 ROOT = Path(__file__).parents[1]
 
@@ -76,7 +76,7 @@ def test_bases_of_the_installed_family_are_found(tmp_path):
     base = 'mmseg::upernet/upernet_r50_4xb4-80k_ade20k-512x512.py'
     file = tmp_path / 'config.py'
     file.write_text(f'_base_ = {base!r}')
-    config_bases.alias_config_bases()
+    packages.alias_config_bases()
     assert Config.fromfile(file).model.decode_head.type == 'UPerHead'
 
 
@@ -84,20 +84,20 @@ def test_the_alias_is_only_set_where_the_official_package_is_missing(
     monkeypatch,
 ):
     installed = {'mmsegmentation', 'onedl-mmsegmentation', 'onedl-mmdet'}
-    monkeypatch.setattr(config_bases, 'is_installed', installed.__contains__)
+    monkeypatch.setattr(packages, 'is_installed', installed.__contains__)
     names = dict(mmseg='mmsegmentation', mmdet='mmdet', mmcv='mmcv')
     for name in list(MODULE2PACKAGE):
         monkeypatch.delitem(MODULE2PACKAGE, name)
     for name, distribution in names.items():
         monkeypatch.setitem(MODULE2PACKAGE, name, distribution)
-    config_bases.alias_config_bases()
+    packages.alias_config_bases()
     assert names | dict(mmdet='onedl-mmdet') == MODULE2PACKAGE
 
 
 def test_checkpoints_with_a_message_hub_load(tmp_path):
     file = tmp_path / 'checkpoint.pth'
     torch.save(dict(history=HistoryBuffer([1.0], [1])), file)
-    loading.allow_resuming()
+    checkpoint.allow_resuming()
     loaded = CheckpointLoader.load_checkpoint(str(file))
     assert loaded['history'].current() == 1.0
 
@@ -105,9 +105,9 @@ def test_checkpoints_with_a_message_hub_load(tmp_path):
 def test_loader_of_local_files(tmp_path):
     file = tmp_path / 'checkpoint.pth'
     torch.save(dict(history=HistoryBuffer([1.0], [1])), file)
-    assert loading.load_from_local(str(file))['history'].current() == 1.0
+    assert checkpoint.load_from_local(str(file))['history'].current() == 1.0
     with pytest.raises(FileNotFoundError, match=r'none\.pth'):
-        loading.load_from_local(str(tmp_path / 'none.pth'))
+        checkpoint.load_from_local(str(tmp_path / 'none.pth'))
 
 
 # What `import infobatch_mm` does to a process: it registers, no more

@@ -16,7 +16,7 @@ ROOMS = ('infobatch_mm', 'zoo', 'benchmarks', 'tools')
 # for many modules, and the first floor that fits a name is its own.
 FLOORS = {
     'arithmetic': (
-        'extras settings pacing rescale clock stopwatch ledger pruning '
+        'settings pacing rescale clock stopwatch ledger pruning '
         'pruning.plan pruning.prune_ratio pruning.draw pruning.policies '
         'estimate'
     ),
@@ -24,7 +24,7 @@ FLOORS = {
         'host host.* datasets datasets.* pruning.registry randomness ranks '
         'scores '
         # where modules of these two floors stood before
-        'cifar compat dataset digit_scenes policies'
+        'cifar dataset digit_scenes policies'
     ),
     'heads': 'heads heads.* sampler',
     'run': 'rounds pruned_run records binding loops',

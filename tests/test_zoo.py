@@ -8,14 +8,15 @@ import sys
 import sysconfig
 import time
 from pathlib import Path
+from typing import Any
 
-import files
+import mmengine.config.config
 import pytest
 import toys
-from files import check
 from mmengine.config import Config
 from mmseg.models.decode_heads import FCNHead
 from mmseg.registry import MODELS
+from yapf.yapflib import yapf_api
 
 from benchmarks.blocks import markers
 from zoo import check as zoo_check
@@ -25,6 +26,31 @@ from zoo.judge import in_process
 from zoo.record import TOLERANCES, attempt
 
 MMSEG = package.load_package('mmseg')
+
+
+def use_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the zoo check the configs of a folder in place of a package's."""
+    monkeypatch.undo()  # conftest's text of a config cannot be read back
+    for module in (yapf_api, mmengine.config.config):
+        monkeypatch.setattr(module, 'FormatCode', None, raising=False)
+    zoo_check.skip_layout()
+    monkeypatch.setattr(zoo_check, 'config_root', lambda package: folder)
+
+
+def write_settings(folder: Path, name: str, **settings: Any) -> None:
+    path = folder / f'{name}.py'
+    path.parent.mkdir(exist_ok=True)
+    lines = [f'{key} = {value!r}\n' for key, value in settings.items()]
+    path.write_text(''.join(lines))
+
+
+def check(folder: Path, *args: str) -> tuple[int, dict[str, Any]]:
+    """Run the command; return its exit status and the records by config."""
+    out = folder / 'out.jsonl'
+    status = main(['check', *args, '--all', '--json', str(out)])
+    records = [json.loads(line) for line in out.read_text().splitlines()]
+    return status, {record['config']: record for record in records}
+
 
 PIPELINE = [
     dict(type='LoadImageFromFile'),
@@ -89,13 +115,13 @@ def write_config(root, name, head='FCNHead', **settings):
         ),
         param_scheduler=[dict(type='PolyLR', end=80000, by_epoch=False)],
     )
-    files.write_config(root, name, **config | settings)
+    write_settings(root, name, **config | settings)
 
 
 @pytest.fixture
 def zoo(tmp_path, monkeypatch):
     """A folder of configs in place of mmseg's."""
-    files.use_folder(tmp_path, monkeypatch)
+    use_folder(tmp_path, monkeypatch)
     return tmp_path
 
 

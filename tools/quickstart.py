@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from infobatch_mm.commands.ending import in_one_line
-from infobatch_mm.extras import require
+from infobatch_mm.host.packages import require
 from infobatch_mm.records import read_rounds, read_summary
 from infobatch_mm.report import runs
 

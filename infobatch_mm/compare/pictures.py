@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..extras import require
+from ..host.packages import require
 from ..records import kept_percent
 from .cells import Result, Results
 from .tables import class_gap, class_names

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from mmengine.config import Config
 
 from ..config import imported_modules, type_name
-from ..host.config_bases import alias_config_bases
+from ..host.packages import alias_config_bases
 
 # Positions of a scheduler that are counted in iterations or epochs.
 EDGES = ('begin', 'end', 'T_max', 'total_iters', 'step_size', 'milestones')

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..extras import require
+from ..host.packages import require
 
 MARGIN = 0.5  # points that an arm may lose and still be called lossless
 LEVEL = 0.95  # of each one-sided interval

@@ -16,7 +16,7 @@ import torch
 from mmengine.dataset import BaseDataset
 from torch import Tensor
 
-from ..host.refetching import leaves
+from ..host.datasets import leaves
 
 _CURE = (
     'Give the data set the order that it had (sort its list), or start anew '

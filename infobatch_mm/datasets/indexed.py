@@ -8,8 +8,7 @@ import torch
 from mmengine.registry import DATASETS
 from mmengine.structures import BaseDataElement
 
-from ..host.data_samples import marked
-from ..host.refetching import leaves, note_fetches
+from ..host.datasets import leaves, marked, note_fetches
 from ..randomness import seeded
 from .identity import path_number, roots_of
 
@@ -31,7 +30,7 @@ class IndexedDataset:
     A data set may give another sample in place of one that cannot be read, as
     ``BaseDataset`` does if the pipeline returns None. The sample then says
     so, and it is trained on with the weight of the index asked for, but not
-    scored (see :mod:`infobatch_mm.host.refetching`).
+    scored (see :mod:`infobatch_mm.host.datasets`).
 
     The metainfo gets ``infobatch_index`` (int), ``infobatch_refetched``
     (bool) and ``infobatch_identity`` (int, a hash of ``img_path``, 0 if there

@@ -1,4 +1,4 @@
-"""Checkpoints on the full-data clock that survive a crash while saving.
+"""Checkpoints that survive a crash while saving, and can be resumed.
 
 mmengine's CheckpointHook deletes the oldest checkpoint, writes the new one in
 place, and then names it in ``last_checkpoint``. It has no public place to
@@ -9,14 +9,19 @@ there is done.
 
 import builtins
 import functools
+import logging
 import os
+import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from mmengine.fileio import LocalBackend, get_file_backend
+import torch
+from mmengine.fileio import LocalBackend, get_file_backend, register_backend
 from mmengine.hooks import CheckpointHook, Hook, checkpoint_hook
+from mmengine.logging import print_log
+from mmengine.runner import checkpoint
 
 from ..clock import FullDataClock, crosses
 
@@ -165,3 +170,58 @@ def bind_checkpoint_hooks(runner: Any, infobatch: CheckpointedRun) -> None:
         backend = get_file_backend(hook.out_dir or runner.work_dir)
         if is_stock and isinstance(backend, LocalBackend):
             hook.backend_args = {'backend': 'infobatch_atomic'}
+
+
+@register_backend('infobatch_atomic')
+class AtomicLocalBackend(LocalBackend):
+    """Write files of the local disk whole or not at all."""
+
+    def put(self, obj: bytes, filepath: str | Path) -> None:
+        """Write to a temporary file, and rename it once it is on the disk."""
+        temporary = f'{filepath}.tmp'
+        super().put(obj, temporary)
+        with open(temporary, 'rb') as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, filepath)
+
+    def put_text(
+        self, obj: str, filepath: str | Path, encoding: str = 'utf-8'
+    ) -> None:
+        """Write text as :meth:`put` writes bytes."""
+        self.put(obj.encode(encoding), filepath)
+
+
+def allow_resuming() -> None:
+    """Let mmengine load its own checkpoints with torch 2.6 and later.
+
+    Since then ``torch.load`` takes only tensors and plain types by default,
+    while the message hub of a checkpoint holds other classes. OneDL's
+    mmengine falls back to a full load; the official one cannot resume at
+    all, so its loader of local files is replaced by one that does.
+    """
+    if not hasattr(checkpoint, '_safe_torch_load'):
+        checkpoint.CheckpointLoader.register_scheme(
+            prefixes='', loader=load_from_local, force=True
+        )
+
+
+def load_from_local(filename: str, map_location: Any = None) -> Any:
+    """Load a checkpoint file, if need be with the classes it names.
+
+    Args:
+        filename (str): A file of the local disk.
+        map_location (optional): As in ``torch.load``.
+    """
+    filename = os.path.expanduser(filename)
+    if not os.path.isfile(filename):
+        raise FileNotFoundError(f'{filename} is not a file')
+    try:
+        return torch.load(filename, map_location, weights_only=True)
+    except pickle.UnpicklingError:
+        print_log(
+            f'{filename} holds more than tensors, as checkpoints to resume '
+            'from do; it is loaded in full. Only load files that you trust',
+            logger='current',
+            level=logging.WARNING,
+        )
+        return torch.load(filename, map_location, weights_only=False)

@@ -1,4 +1,4 @@
-"""Which of the OpenMMLab packages are there.
+"""Which packages are there: OpenMMLab's, and those that extras install.
 
 open-mmlab (mmengine, mmcv, mmsegmentation, mmpretrain) and the OneDL forks
 (onedl-mmengine, ...) share their import names. Everything in this package
@@ -6,7 +6,9 @@ asks what the installed packages can do, never which version they are.
 """
 
 import functools
+import importlib
 from importlib import metadata, util
+from types import ModuleType
 
 INSTALL_HINT = (
     'infobatch_mm needs one family of OpenMMLab packages, and {missing} '
@@ -55,3 +57,46 @@ def versions() -> dict[str, str]:
     known = {d.name: d.version for d in metadata.distributions()}
     names = [*FAMILY, *(f'onedl-{name}' for name in FAMILY), 'torch']
     return {name: known[name] for name in names if name in known}
+
+
+def alias_config_bases() -> None:
+    """Let ``_base_ = 'mmseg::...'`` find configs of the installed family.
+
+    mmengine looks the package up by the name of the official distribution,
+    which is not there if only the OneDL fork is. Must run before
+    ``Config.fromfile``; the commands of this package do it.
+    """
+    # Not at the top, where require_family has yet to say what is missing.
+    from mmengine.config.utils import MODULE2PACKAGE
+
+    for module, distribution in MODULE2PACKAGE.items():
+        fork = f'onedl-{distribution}'
+        if not is_installed(distribution) and is_installed(fork):
+            MODULE2PACKAGE[module] = fork
+
+
+class MissingExtraError(ModuleNotFoundError):
+    """A package is not installed that an extra of ours would install."""
+
+
+def require(package: str, extra: str) -> ModuleType:
+    """Import a package, or say which extra installs it.
+
+    Args:
+        package (str): The module to import, such as ``'scipy.stats'``.
+        extra (str): The extra of infobatch_mm that installs it.
+
+    Raises:
+        MissingExtraError: If the package is not installed.
+    """
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        top = package.partition('.')[0]
+        if error.name != top:  # installed, but something that it needs is not
+            raise
+        raise MissingExtraError(
+            f'{top} is not installed, and this needs it: '
+            f'pip install "infobatch_mm[{extra}]"',
+            name=top,
+        ) from error

@@ -1,5 +1,6 @@
-"""Notice that a data set gave another sample than the one asked for.
+"""What the host's data sets do not tell of their samples.
 
+Of most concern is that one gave another sample than the one asked for.
 Data sets replace samples that they cannot read. mmengine's ``BaseDataset``
 does when a pipeline returns None; many of users do in a ``__getitem__`` of
 their own. Nothing public says so, hence what a data set asks of itself while
@@ -14,6 +15,8 @@ from functools import partial
 from typing import Any
 
 from mmengine.dataset import BaseDataset
+from mmengine.runner.runner import _SlicedDataset
+from mmengine.structures import BaseDataElement
 
 
 class FetchNotes:
@@ -127,3 +130,31 @@ def note_fetches(datasets: Iterable[Any]) -> FetchNotes:
         )
         leaf._rand_another = _Redraw(notes, partial(kind._rand_another, leaf))
     return notes
+
+
+def unsliced(dataset: Any) -> Any:
+    """Return the data set of a dataloader, without mmengine's slice.
+
+    ``Runner.build_dataloader`` wraps it in the private ``_SlicedDataset``,
+    which gives the first samples of it alone, if
+    ``train_dataloader.num_batch_per_epoch`` is set.
+    """
+    if isinstance(dataset, _SlicedDataset):
+        return dataset._dataset
+    return dataset
+
+
+def marked(sample: BaseDataElement, **fields: Any) -> BaseDataElement:
+    """Return a data sample with more metainfo, which shares all else.
+
+    ``BaseDataElement.new`` and ``set_metainfo`` copy all metainfo deeply,
+    each time, and ``copy.copy`` would share the sets that list the fields,
+    ``_metainfo_fields`` and ``_data_fields``, private names of mmengine.
+    """
+    copy: Any = object.__new__(type(sample))
+    copy.__dict__.update(sample.__dict__)
+    copy.__dict__['_metainfo_fields'] = set(sample._metainfo_fields)
+    copy.__dict__['_data_fields'] = set(sample._data_fields)
+    for name, value in fields.items():
+        copy.set_field(value, name, field_type='metainfo')
+    return copy
