@@ -1,10 +1,15 @@
-"""A comparison: its arms, cells, results, statistics, tables and pictures."""
+"""infobatch compare, and its library: from arms to statistics and verdict."""
 
 import copy
+import io
 import json
 import multiprocessing
+import os
+import signal
 import statistics
 import sys
+import time
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +22,9 @@ from mmengine.logging import MessageHub
 from mmengine.registry import HOOKS
 from scipy import stats
 
-from infobatch_mm.compare import arms, running
+from infobatch_mm import enable
+from infobatch_mm.commands import compare as command
+from infobatch_mm.compare import arms, processes, running, summary
 from infobatch_mm.compare.arms import ALL_DATA, Arm, Budget
 from infobatch_mm.compare.cells import (
     Study,
@@ -206,6 +213,93 @@ def test_lr_of_fewer_steps(stock, arm):
     lr = stock.optim_wrapper.optimizer.lr
     cfg = change(arm, stock)
     assert cfg.optim_wrapper.optimizer.lr == pytest.approx(lr / 0.8)
+
+
+@pytest.mark.parametrize('share', [0.81, 0.5, 0.337])
+def test_small_batches_make_the_steps_of_the_full_run(stock, share):
+    cfg = change(arms.small_batch(), stock, Budget(share, 0.0))
+    batch, iters = cfg.train_dataloader.batch_size, cfg.train_cfg.max_iters
+    assert batch == round(32 * share)
+    # Equal samples come first: the rounding of the batch goes to the steps.
+    assert batch * iters == pytest.approx(1920 * 32 * share, abs=batch / 2)
+    assert iters == pytest.approx(1920, rel=0.5 / batch)
+    assert cfg.param_scheduler[0]['end'] == iters
+
+
+EPOCHS = Config(
+    dict(
+        train_cfg=dict(max_epochs=20, val_interval=2),
+        train_dataloader=dict(batch_size=16),
+        param_scheduler=[
+            dict(type='LinearLR', begin=0, end=50, by_epoch=False),
+            dict(type='PolyLR', begin=0, end=20),
+        ],
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+    )
+)
+
+
+def test_small_batches_of_whole_epochs_have_the_steps_of_the_full_run():
+    cfg = change(arms.small_batch(), copy.deepcopy(EPOCHS), Budget(0.73, 0.0))
+    epochs, batch = cfg.train_cfg.max_epochs, cfg.train_dataloader.batch_size
+    assert (epochs, batch) == (15, 12)  # both three quarters
+    samples = 1536
+    assert epochs * samples / batch == 20 * samples / 16
+    warmup, rest = cfg.param_scheduler
+    assert (warmup['end'], rest['end']) == (50, 15)
+    assert cfg.train_dataloader.get('drop_last') is None
+
+
+def test_a_last_batch_of_one_sample_is_dropped():
+    budget = Budget(0.73, 0.0, samples=12 * 128 + 1)
+    cfg = change(arms.small_batch(), copy.deepcopy(EPOCHS), budget)
+    assert cfg.train_dataloader.drop_last
+
+
+def test_small_batches_keep_a_learning_rate_that_mmengine_scales():
+    cfg = copy.deepcopy(EPOCHS)
+    cfg.auto_scale_lr = dict(enable=True, base_batch_size=256)
+    cfg = change(arms.small_batch(), cfg, Budget(0.75, 0.0))
+    # mmengine multiplies by batch over base.
+    assert 12 / cfg.auto_scale_lr.base_batch_size == 16 / 256
+
+
+def test_a_batch_of_one_can_be_made_no_smaller(stock):
+    stock.train_dataloader.batch_size = 1
+    with pytest.raises(ValueError, match='is 1 and .* small-batch'):
+        change(arms.small_batch(), stock)
+
+
+def test_infobatch_with_small_batches_has_its_options(stock):
+    options = dict(policy=dict(type='QuantilePolicy'), pacing='fewer_steps')
+    cfg = change(arms.core(**options)['infobatch-small-batch'], stock)
+    hook = cfg.custom_hooks[-1]
+    assert hook['policy'] == dict(type='QuantilePolicy')
+    assert hook['pacing'] == 'smaller_batches'
+
+
+def test_every_learning_rate_is_raised(stock):
+    stock.optim_wrapper = dict(
+        constructor='Two',
+        a=dict(optimizer=dict(type='SGD', lr=0.4)),
+        b=dict(optimizer=dict(type='AdamW', lr=0.2)),
+    )
+    stock.param_scheduler = [dict(type='OneCycleLR', eta_max=0.8)]
+    cfg = change(arms.short_lr(), stock)
+    wrapper = cfg.optim_wrapper
+    assert wrapper.a.optimizer.lr == pytest.approx(0.5)
+    assert wrapper.b.optimizer.lr == pytest.approx(0.25)
+    assert cfg.param_scheduler[0].eta_max == pytest.approx(1.0)
+    stock.optim_wrapper = dict(constructor='Own')
+    with pytest.raises(ValueError, match='no optimizer with a learning rate'):
+        change(arms.short_lr(), stock)
+
+
+def test_adaptive_optimizers_are_told_of(stock):
+    assert arms.caution('short-lr', stock) == ''
+    stock.optim_wrapper.optimizer.type = 'AdamW'
+    assert arms.caution('short-lr', stock).startswith('AdamW makes steps')
+    assert arms.caution('short', stock) == ''
 
 
 def test_a_subset_is_fixed():
@@ -449,20 +543,51 @@ def small_study(folder):
     )
 
 
+def told(*argv):
+    """Run the command as from a terminal; return what it printed."""
+    args = command.build_parser().parse_args([*map(str, argv), '--yes'])
+    with redirect_stdout(io.StringIO()) as out:
+        assert command.compare(args, *command.load_study(args)) == 0
+    return args, out.getvalue()
+
+
 @pytest.fixture(scope='module')
-def study(tmp_path_factory):
-    """A study of which three cells, all of seed 3, are finished."""
-    study = small_study(tmp_path_factory.mktemp('study'))
-    cells = order(study, [study.cell(arm, 3) for arm in ('full', 'short')])
-    ended = dict(running.run_all(study, cells, jobs=2))
-    assert {cell.arm for cell in ended} == {'infobatch', 'full', 'short'}
-    assert list(ended)[-1].arm == 'short'
-    return study
+def trained(tmp_path_factory):
+    """What the command says of three arms that are really trained."""
+    folder = tmp_path_factory.mktemp('study')
+    options = [
+        f'{k}={v}' for k, v in small_study(folder).setup.options.items()
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('PYTHONPATH', str(ROOT))
+        args, out = told(
+            *(DIGITS.config, '--arms', 'full', 'short', '--seeds', 1),
+            *('--jobs', 2, '--seconds', 60, '--work-dir', folder),
+            *('--cfg-options', *options),
+        )
+        return command.load_study(args)[0], out
+
+
+@pytest.fixture(scope='module')
+def study(trained):
+    """The study of three arms, all with seed 0, that are finished."""
+    return trained[0]
+
+
+def test_one_seed_gives_no_verdict(trained, cells):
+    study, out = trained
+    share = cells['infobatch']['samples_seen'] / 320
+    said = f'One seed: no verdict. InfoBatch saves {1 - share:.0%} of the samp'
+    assert said in out
+    found = json.loads((study.work_dir / 'compare.json').read_text())
+    assert found['verdict'] is None
+    assert {gap['n'] for gap in found['differences']} == {1}
+    assert {gap['low'] for gap in found['differences']} == {None}
 
 
 @pytest.fixture(scope='module')
 def cells(study):
-    return {arm: runs[3] for arm, runs in study.finished().items()}
+    return {arm: runs[0] for arm, runs in study.finished().items()}
 
 
 def rounds_of(study, cell):
@@ -475,7 +600,7 @@ def test_cells_hold_costs_and_metrics(study, cells):
     full, pruned = cells['full'], cells['infobatch']
     assert full['samples_seen'] == full['samples_budget'] == 320
     assert full['iters'] == 40 and full['rounds'] == []
-    rounds = rounds_of(study, study.cell('infobatch', 3))
+    rounds = rounds_of(study, study.cell('infobatch', 0))
     assert pruned['samples_seen'] == sum(r['kept'] for r in rounds) < 320
     assert [r['kept'] for r in pruned['rounds']] == [r['kept'] for r in rounds]
     assert cells['short']['iters'] == pruned['iters']
@@ -492,18 +617,18 @@ def test_mean_iou_is_that_of_the_classes(cells):
 
 
 def test_a_cell_of_another_config_is_refused(study, cells):
-    ours = [study.cell('full', 3), study.cell('full', 4)]
+    ours = [study.cell('full', 0), study.cell('full', 4)]
     check_same(study, ours, study.finished())
-    options = {**study.setup.options, 'train_cfg.max_iters': 48}
+    options = {'train_cfg.max_iters': 48}
     other = replace(study, setup=study.setup._replace(options=options))
-    with pytest.raises(ValueError, match='full-s3 in .* by another config'):
+    with pytest.raises(ValueError, match='full-s0 in .* by another config'):
         check_same(other, ours, other.finished())
 
 
 def test_a_metric_that_was_not_measured_is_named(study, cells):
     other = replace(study, setup=study.setup._replace(metric='mDice'))
     with pytest.raises(ValueError, match="'mDice' is not among .* mIoU"):
-        running.read_run(other, study.cell('full', 3), None)
+        running.read_run(other, study.cell('full', 0), None)
 
 
 def test_a_study_of_one_seed_is_drawn(study, cells, tmp_path):

@@ -9,24 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from rich import progress
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from ..compare import planning, summary
 from ..compare.arms import core
 from ..compare.cells import Cell, Study, order
 from ..compare.processes import probe, train_command
 from ..compare.running import missing, result_text, run_all
-from ..compare.stock import AUTO, keep_one_checkpoint, unpruned
+from ..compare.stock import (
+    AUTO,
+    check_trains,
+    keep_one_checkpoint,
+    unpruned,
+)
 from ..config import nested_options
-from ..extras import require
+from ..host.packages import require
 from . import running, train
 from .ending import in_one_line, is_ours
 
@@ -191,39 +189,15 @@ def _factor(text: str) -> float:
     return number
 
 
-# What is to be trained
-
-
-def seeds_of(given: Sequence[int]) -> list[int]:
-    """Return seeds: one number is how many there are to be."""
-    seeds = list(range(given[0])) if len(given) == 1 else [*given]
-    if not seeds or min(seeds) < 0:
-        raise ValueError(
-            f'--seeds {" ".join(map(str, given))}: give how many, at least '
-            '1, or several that are not negative'
-        )
-    return list(dict.fromkeys(seeds))
-
-
 def load_config(args: argparse.Namespace) -> tuple[Config, dict[str, Any]]:
     """Read the config; return its stock form and the options of pruning."""
     cfg = running.read_config(args.config)
     if args.cfg_options is not None:
         cfg.merge_from_dict(args.cfg_options)
-    for name in ('model', 'train_dataloader', 'train_cfg'):
-        if cfg.get(name) is None:
-            raise ValueError(f'{args.config} has no {name}: it does not train')
-    if cfg.get('val_cfg') is None or cfg.get('val_evaluator') is None:
-        raise ValueError(
-            f'{args.config} has no validation (val_cfg, val_evaluator), so '
-            'that nothing could be compared'
-        )
+    check_trains(cfg)
     cfg, options = unpruned(cfg)
     keep_one_checkpoint(cfg, args.length)
     return cfg, options | nested_options(args.infobatch_options)
-
-
-# The command
 
 
 @contextmanager
@@ -239,10 +213,14 @@ def _ended_by_sigterm() -> Iterator[None]:
 def run_cells(study: Study, done: int, todo: Sequence[Cell], jobs: int) -> int:
     """Train what is missing, with a progress bar; return how many are left."""
     left = len(todo)
-    columns = TextColumn('runs'), BarColumn(), MofNCompleteColumn()
-    times = TimeElapsedColumn(), TimeRemainingColumn()
-    console = Console(stderr=True)
-    with Progress(*columns, *times, console=console) as bar:
+    columns = (
+        progress.TextColumn('runs'),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeElapsedColumn(),
+        progress.TimeRemainingColumn(),
+    )
+    with progress.Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task('', total=done + left, completed=done)
         for cell, result in run_all(study, todo, jobs):
             if isinstance(result, BaseException):
@@ -300,7 +278,7 @@ def load_study(args: argparse.Namespace) -> tuple[Study, list[Cell]]:
         jobs=args.jobs,
         gpus=args.gpus,
     )
-    seeds = seeds_of(args.seeds)
+    seeds = planning.seeds_of(args.seeds)
     wanted = [study.cell(arm, seed) for seed in seeds for arm in arms]
     return study, order(study, wanted)
 

@@ -25,6 +25,17 @@ PILOT = (
 )
 
 
+def seeds_of(given: Sequence[int]) -> list[int]:
+    """Return seeds: one number is how many there are to be."""
+    seeds = list(range(given[0])) if len(given) == 1 else [*given]
+    if not seeds or min(seeds) < 0:
+        raise ValueError(
+            f'--seeds {" ".join(map(str, given))}: give how many, at least '
+            '1, or several that are not negative'
+        )
+    return list(dict.fromkeys(seeds))
+
+
 def study_of(
     cfg: Config,
     options: Mapping[str, Any],

@@ -25,6 +25,18 @@ LOOP = 'InfoBatch'  # before the names of mmengine's
 LOOPS = {f'{LOOP}{kind}BasedTrainLoop' for kind in ('Epoch', 'Iter')}
 
 
+def check_trains(cfg: Config) -> None:
+    """Raise a ValueError if a config does not train, or not validate."""
+    for name in ('model', 'train_dataloader', 'train_cfg'):
+        if cfg.get(name) is None:
+            raise ValueError(f'the config has no {name}: it does not train')
+    if cfg.get('val_cfg') is None or cfg.get('val_evaluator') is None:
+        raise ValueError(
+            'the config has no validation (val_cfg, val_evaluator), so that '
+            'nothing could be compared'
+        )
+
+
 # The stock form of a pruned config
 
 
