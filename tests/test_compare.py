@@ -1207,7 +1207,7 @@ def test_a_comparison_from_a_config_to_a_verdict(desk):
     assert '12 runs, 0 done' in out and 'This is a pilot, at 0.5 of' in out
     # 960 iterations of 2 s and six validations of 30 s, twelve times over.
     hours = (960 * 2 + 6 * 30) / 3600
-    assert f'{12 * hours:.3g} hours if each takes the {hours * 60:.2g} ' in out
+    assert f'{12 * hours:.2g} hours if each takes the {hours * 60:.2g} ' in out
     assert 'full-s2: mIoU 72.10, 100.0% of the samples' in out
     verdict = out.splitlines()[-2]
     assert verdict.startswith('InfoBatch saves 30% of the samples and 30% of')

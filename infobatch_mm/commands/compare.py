@@ -38,11 +38,12 @@ pruning is better than those is what this tells.
 EPILOG = """\
 arms (infobatch is always trained, since the others are compared with it):
 {arms}
-Arms "as much" take their cost from the infobatch run of the same seed: as many
-training samples. Where the schedule counts in epochs, short is rounded to
-whole epochs. small-batch rounds its batch size, and makes up for that by the
-length of its schedule; counted in epochs, that is as short as for short, and
-its iterations are those of the full run.
+How much "as much" is, the infobatch run of the same seed says: each of these
+sees as many training samples. None but random and infobatch need this package,
+and small-batch costs nothing but a smaller number in the config. Where the
+schedule counts in epochs, short is rounded to whole ones. small-batch rounds
+its batch size, and makes up for that by the length of its schedule; in epochs
+that is as short as for short, with the iterations of the full run.
 
 What a config has to have: a validation with the metric that counts. Its value
 at the last validation is compared. A config that prunes already is taken

@@ -145,7 +145,7 @@ def short_lr() -> Arm:
         _raise_lr(cfg, budget)
         return _short(cfg, budget, seed)
 
-    words = 'the shorter schedule, with a learning rate larger by as much'
+    words = 'as short, with a learning rate larger by as much'
     return Arm(change, at_cost_of='infobatch', words=words)
 
 
@@ -188,7 +188,7 @@ def small_batch() -> Arm:
     warm-up, is left where it is in either case, but for the rounding. If the
     last batch of an epoch had a single sample, it is dropped.
     """
-    words = 'all data, in all steps with batches as much smaller (no package)'
+    words = 'all data in all steps, with batches as much smaller'
     return Arm(_small_batch, at_cost_of='infobatch', words=words)
 
 

@@ -153,10 +153,11 @@ def estimate_text(count: int, jobs: int, seconds: float, source: str) -> str:
 
 
 def time_text(seconds: float) -> str:
-    """Return a time in hours, or in minutes if it is short."""
-    if seconds < 3600:
-        return f'{seconds / 60:.2g} minutes'
-    return f'{seconds / 3600:.3g} hours'
+    """Return a time in hours, or in what suits it if it is shorter."""
+    for unit, size in (('hours', 3600), ('minutes', 60)):
+        if seconds >= 1.5 * size:
+            return f'{seconds / size:.2g} {unit}'
+    return f'{seconds:.2g} seconds'
 
 
 def plan_text(study: Study, cells: Sequence[Cell]) -> str:
