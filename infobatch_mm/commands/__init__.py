@@ -23,6 +23,7 @@ COMMANDS = {
     'report': 'make a page about a run, beside its baseline if there is one',
     'rank': 'list the training samples of a run by their scores',
     'estimate': 'say what pruning will save, before training',
+    'compare': 'find out whether pruning pays: arms and seeds of a config',
 }
 
 EPILOG = '`infobatch COMMAND --help` says what a command takes.'
