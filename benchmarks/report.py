@@ -73,7 +73,7 @@ STEP_MODELS = dict(
 def read_all() -> dict[str, Results]:
     """Read the finished cells of all suites that have any."""
     found = {
-        suite: read_results(suites.CELLS / f'{suite}.jsonl', ARMS)
+        suite: read_results(suites.cells_file(suite), suite, ARMS)
         for suite in SUITES
     }
     return {suite: results for suite, results in found.items() if results}
