@@ -5,8 +5,8 @@ import statistics
 from collections.abc import Mapping
 from pathlib import Path
 
+from infobatch_mm.compare.cells import Results, read_results
 from infobatch_mm.compare.pictures import draw
-from infobatch_mm.compare.results import Results, read_results
 from infobatch_mm.compare.statistics import paired, verdict
 from infobatch_mm.compare.tables import (
     arms_table,
@@ -25,19 +25,21 @@ from infobatch_mm.records import read_json_lines
 from . import suites
 from .blocks import replace_block, write_block
 from .map import draw_map, map_table, prediction_table
-from .suites import ARMS, CORE, HERE, MAP, ROOT, SUITES
+from .suites import ARMS, HERE, MAP, PLANNED_ARMS, ROOT, SUITES
 
 RESULTS = HERE / 'RESULTS.md'
 PICTURES = HERE / 'pictures'
 # Pages with the table of what pruning saves and costs.
 PAGES = (ROOT / 'README.md', ROOT / 'docs/results.md')
 SUMMARY_BLOCK = 'results'
+# What a suite of the map must have to be on it.
+MAP_ARMS = {'infobatch', 'full', 'random', 'short'}
 
 SWEEP = {0.1: 'infobatch-r0.1', 0.3: 'infobatch-r0.3', 0.5: 'infobatch'}
 SWEEP[0.7] = 'infobatch-r0.7'
 
-# Whose effect on single classes is tabled: the core arms but for `full`, what
-# is to spare rare classes, and other prune ratios.
+# Whose effect on single classes is tabled: the first core arms but for `full`,
+# what is to spare rare classes, and other prune ratios.
 CLASS_ARMS = ['infobatch', 'random', 'short', 'class-balanced']
 CLASS_ARMS += [arm for arm in SWEEP.values() if arm not in CLASS_ARMS]
 
@@ -100,7 +102,7 @@ def sweep_text(results: Results) -> str:
 
 def suite_text(suite: str, results: Results) -> str:
     """Return all that is said of a suite."""
-    parts = [arms_table(results, CORE)]
+    parts = [arms_table(results, PLANNED_ARMS)]
     if {'full', 'infobatch'} <= results.keys():
         parts += [power_text(results), controls_table(results)]
         if suite == 'digits':
@@ -137,7 +139,7 @@ def on_map(results_of: Mapping[str, Results]) -> dict[str, Results]:
     return {
         suite: results
         for suite, results in results_of.items()
-        if suite in MAP and CORE.keys() <= results.keys()
+        if suite in MAP and results.keys() >= MAP_ARMS
     }
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..host.packages import require
 from ..records import kept_percent
-from .results import Result, Results
+from .cells import Result, Results
 from .tables import class_gap, class_names
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from .results import Results
+from .cells import Results, share_of
 from .statistics import (
     MARGIN,
     Paired,
@@ -20,12 +20,13 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     return '\n'.join([head, '|' + '---|' * len(rows[0]), *body])
 
 
-def spread(values: Iterable[float]) -> str:
+def spread(values: Iterable[float], form: str = '.2f') -> str:
     """Return mean and standard deviation."""
     values = list(values)
+    mean = f'{statistics.mean(values):{form}}'
     if len(values) < 2:
-        return f'{values[0]:.2f}'
-    return f'{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}'
+        return mean
+    return f'{mean} ± {statistics.stdev(values):{form}}'
 
 
 def interval(gap: Paired, form: str = '+.2f') -> str:
@@ -64,10 +65,7 @@ def arms_table(results: Results, core: Collection[str]) -> str:
     head = 'arm, seeds, metric, difference to `full`, samples, verdict'
     rows = [head.split(', ')]
     for arm, runs in results.items():
-        shares = [
-            run['samples_seen'] / run['samples_budget']
-            for run in runs.values()
-        ]
+        shares = [share_of(run) for run in runs.values()]
         name = f'`{arm}`' + ('' if arm in core else ' (exploratory)')
         values = spread(run['value'] for run in runs.values())
         against = [] if arm == 'full' else differences(results, arm, 'full')
