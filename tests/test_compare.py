@@ -1345,3 +1345,14 @@ def test_what_cannot_be_compared_is_refused(desk, argv, said):
 def test_one_number_is_how_many_seeds_there_are():
     assert planning.seeds_of([3]) == [0, 1, 2]
     assert planning.seeds_of([7, 5, 7]) == [7, 5]
+
+
+def test_the_commands_of_the_page_are_those_of_the_parser():
+    text = (ROOT / 'docs/own_data.md').read_text()
+    lines = [line.strip() for line in text.splitlines()]
+    found = [line for line in lines if line.startswith('infobatch compare ')]
+    assert len(found) == 3
+    for line in found:
+        args = command.build_parser().parse_args(line.split()[2:])
+        assert args.config == 'my_config.py'
+        assert planning.seeds_of(args.seeds)
