@@ -97,18 +97,30 @@ class FullDataClock:
         self.position += 1
         return self.now - self.previous
 
-    def estimate_iters_left(self, delta: float) -> int:
+    def estimate_iters_left(
+        self, pruned_iters: float, *, delta: float, full_rounds: int = 0
+    ) -> int:
         """Return how many iterations are still to come.
 
-        Exact in the last round. Before, rounds up to ``delta`` are taken to
-        be as long as the present one, and full after it.
+        Exact in the last round.
+
+        Args:
+            pruned_iters (float): Iterations that a pruned round to come is
+                taken to have.
+            delta (float): Share of the budget; a round that begins before it
+                may be pruned, and one from there on is full.
+            full_rounds (int): Rounds after the present one that are full all
+                the same.
         """
         end = min(self.budget, self.round_start + self.round_ticks)
-        pruned = max(0, math.ceil(delta * self.budget) - end)
-        full = self.budget - end - pruned
+        first = end + full_rounds * self.pass_ticks
+        # Rounded, as 0.07 * 100 is above 7 in floating point.
+        before = round((delta * self.budget - first) / self.pass_ticks, 6)
+        ticks = max(0, math.ceil(before)) * self.pass_ticks
+        pruned = max(0, min(ticks, self.budget - first))
         # Rounded up: a run with a tick left is not in its last round yet.
-        later = -(-pruned * self.round_iters // max(1, self.round_ticks))
-        return self.iters_left_in_round + later + full
+        later = math.ceil(pruned * pruned_iters / self.pass_ticks)
+        return self.iters_left_in_round + later + self.budget - end - pruned
 
     def begin_rest(self, iters: int, share: float, rounds: int) -> None:
         """Begin what is left of a round that was laid out in another way.

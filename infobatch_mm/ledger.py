@@ -1,4 +1,4 @@
-"""The ledger: ids and weights of the batch in flight, and its losses."""
+"""The ledger: ids and weights of the batch in flight, and its scores."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from .rescale import GradientNorms
 
 
 class Rows(NamedTuple):
@@ -34,6 +36,8 @@ class Ledger:
     Args:
         class_balanced (bool): Whether heads average the pixel losses of an
             image over its classes before they record them.
+        gradient_norm (bool): Whether heads record no losses, since the
+            backward pass tells the norms of the gradients.
 
     Attributes:
         is_open (bool): Whether heads weight and record.
@@ -43,10 +47,14 @@ class Ledger:
             of its own. The hook finds those by itself (``reach.py``).
         noted (Any): The samples that the call under way was given; see
             ``heads/rows.py``.
+        norms (GradientNorms, optional): Of the batch, if they are its scores.
     """
 
-    def __init__(self, *, class_balanced: bool = False) -> None:
+    def __init__(
+        self, *, class_balanced: bool = False, gradient_norm: bool = False
+    ) -> None:
         self.class_balanced = class_balanced
+        self.gradient_norm = gradient_norm
         self.is_open = False
         self.guards_parameters = True
         self.ids: Tensor | None = None
@@ -58,6 +66,10 @@ class Ledger:
 
     def _forget(self) -> None:
         self.losses: Tensor | None = None
+        self.norms: GradientNorms | None = None
+        if self.gradient_norm and self.weights is not None:
+            size, device = len(self.weights), self.weights.device
+            self.norms = GradientNorms(size, device)
         self.reporters: list[Any] = []
         self._missing: set[int] = set(range(len(self.samples or ())))
 
@@ -135,13 +147,21 @@ class Ledger:
         return zeros.index_add(0, places, losses) / counts.clamp(min=1)
 
     def close(self) -> tuple[Tensor, Tensor]:
-        """End the batch and return its ids and losses, each (B,)."""
-        if self.ids is None or self.losses is None:
+        """End the batch and return its ids and scores, each (B,)."""
+        if self.ids is None or not self.reporters:
             raise RuntimeError(
                 'no weighted head has computed a loss in a training step, so '
                 'nothing was weighted. Train this model without InfoBatch'
             )
-        ids, losses = self.ids, self.losses
+        ids, scores = self.ids, self.losses
+        if self.norms is not None:
+            scores = self.norms.scores()
+        if scores is None:
+            raise RuntimeError(
+                "score='gradient_norm' found no gradient in a training step: "
+                'train_step must go backward through the losses of the '
+                "weighted heads. Set score='image_mean'"
+            )
         if self._missing and self.samples is not None:
             missing = [i in self._missing for i in range(len(self.samples))]
             mask = copy_to_device(torch.tensor(missing), ids.device)
@@ -149,7 +169,7 @@ class Ledger:
         self.ids = self.weights = self.samples = None
         self.is_open = False
         self._forget()
-        return ids, losses
+        return ids, scores
 
     def __reduce__(self) -> tuple[type['Ledger'], tuple[()]]:
         return Ledger, ()

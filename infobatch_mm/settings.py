@@ -3,7 +3,7 @@
 from .pacing import PACINGS
 from .pruning.prune_ratio import is_number
 
-SCORES = ('image_mean', 'class_balanced')
+SCORES = ('image_mean', 'class_balanced', 'gradient_norm')
 
 
 def check_settings(

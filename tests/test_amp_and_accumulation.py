@@ -163,8 +163,9 @@ def scaler_on_cpu(monkeypatch):
     monkeypatch.setattr(f'{module}.GradScaler', scaler)
 
 
-def train_scaled(work_dir, accumulative_counts=1, **scaler):
+def train_scaled(work_dir, accumulative_counts=1, score=None, **scaler):
     cfg = toys.config(work_dir)
+    cfg.custom_hooks[0].score = score or 'image_mean'
     cfg.optim_wrapper.update(accumulative_counts=accumulative_counts)
     if scaler:
         cfg.optim_wrapper.update(
@@ -175,10 +176,13 @@ def train_scaled(work_dir, accumulative_counts=1, **scaler):
     return toys.train(cfg)
 
 
+@pytest.mark.parametrize('score', ['image_mean', 'gradient_norm'])
 @pytest.mark.parametrize('counts', [1, 3])
-def test_scaling_the_loss_changes_nothing(tmp_path, scaler_on_cpu, counts):
+def test_scaling_the_loss_changes_nothing(
+    tmp_path, scaler_on_cpu, counts, score
+):
     scaled, plain = (
-        train_scaled(tmp_path / str(len(scaler)), counts, **scaler)
+        train_scaled(tmp_path / str(len(scaler)), counts, score, **scaler)
         for scaler in (dict(init_scale=1024.0, growth_interval=7), {})
     )
     assert scaled.optim_wrapper.loss_scaler.get_scale() > 1024.0  # it is on

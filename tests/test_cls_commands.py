@@ -11,6 +11,7 @@ import mmengine
 import mmpretrain
 import torch
 from mmengine.config import Config
+from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
 from mmpretrain.registry import MODELS
@@ -18,7 +19,6 @@ from test_report import Page, check, report
 
 from infobatch_mm.commands import running, train
 from infobatch_mm.commands import test as test_tool
-from infobatch_mm.report import results
 
 THEIRS = Path(mmpretrain.__file__).parent / '.mim' / 'tools'
 IMAGES = 4
@@ -254,6 +254,13 @@ def test_names_of_packages_are_read_by_both():
 # infobatch report: a run of mmpretrain
 
 
+class NotedMetrics(Hook):
+    """Keeps what the last validation found."""
+
+    def after_val_epoch(self, runner, metrics):
+        self.metrics = metrics
+
+
 @pytest.mark.parametrize('pruned', [True, False], ids=['pruned', 'stock'])
 def test_a_run_of_mmpretrain(tmp_path, pruned):
     cfg = cls_toys.config(tmp_path, pruned=pruned)
@@ -265,14 +272,25 @@ def test_a_run_of_mmpretrain(tmp_path, pruned):
         dataset=cls_toys.blobs(8),
         collate_fn=dict(type='default_collate'),
     )
-    cfg.val_evaluator = dict(type='Accuracy', topk=(1,))
+    cfg.val_evaluator = [
+        dict(type='Accuracy', topk=(1,)),
+        dict(type='SingleLabelMetric', average=None),
+    ]
     cfg.val_cfg = dict(type='ValLoop')
     cfg.default_hooks.checkpoint.interval = 4
-    Runner.from_cfg(cfg).train()
+    cfg.log_level = 'INFO'  # at which the log has the results by class
+    noted = NotedMetrics()
+    runner = Runner.from_cfg(cfg)
+    runner.register_hook(noted)
+    runner.train()
     page = Page(report.render(tmp_path))
     check(page)
     assert 'accuracy/top1 over samples' in page.images[0]['alt']
-    assert results.NO_CLASSES in page.missing
+    # A column for each list that the metric gives, a row for each class.
+    for metric in ('precision', 'recall', 'f1-score'):
+        values = noted.metrics[f'single-label/{metric}_classwise']
+        shown = [float(page.row(name)[metric]) for name in 'abcde']
+        assert shown == pytest.approx(values, abs=0.005)
     # Each sample is an image with the name of its class.
     assert len(page.pictures('image/png')) == (16 if pruned else 0)
     if pruned:

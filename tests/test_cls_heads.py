@@ -252,6 +252,49 @@ def test_of_every_loss(loss):
     assert found.unique().numel() == 4
 
 
+def norms_alone(head, feats, samples):
+    """Return the norm for each image, a batch of its own, by autograd alone.
+
+    It is of the gradient by all that enters the loss modules of the head.
+    """
+    norms = []
+    for i, sample in enumerate(samples):
+        entered = []
+        handles = [
+            part.loss_module.register_forward_pre_hook(
+                lambda _, args, entered=entered: entered.append(args[0])
+            )
+            for part in head.modules()
+            if hasattr(part, 'loss_module')
+        ]
+        loss = total_loss(head.loss(take(feats, i), [sample]))
+        for handle in handles:
+            handle.remove()
+        found = torch.autograd.grad(loss, entered)
+        norms.append(torch.cat([each.flatten() for each in found]).norm())
+    return torch.stack(norms)
+
+
+@pytest.mark.parametrize('loss', [*ONE_PASS, *MULTI_LABEL_LOSSES, *HEADS])
+def test_the_norm_of_the_gradient_is_that_of_autograd(loss):
+    kind, settings = loss, {}
+    if loss not in HEADS:
+        kind = 'LinearClsHead' if loss in LOSSES else 'MultiLabelLinearClsHead'
+        settings = dict(loss=(LOSSES | MULTI_LABEL_LOSSES)[loss])
+    stock, head = pair(head_config(kind, **settings))
+    _, feats = features(kind, 4)
+    samples = samples_of(kind, 4)
+    ledger = Ledger(gradient_norm=True)
+    for part in weighted_parts(head):
+        part.infobatch_ledger = ledger
+    ledger.open(torch.arange(4), torch.tensor([2.0, 0.0, 0.5, 1.0]))
+    (1024 * total_loss(head.loss(feats, samples))).backward()
+    found = ledger.close()[1]
+    expected = norms_alone(stock, features(kind, 4)[1], samples)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+    assert found.unique().numel() == 4
+
+
 @pytest.mark.parametrize('kind', ['LinearClsHead', 'ArcFaceClsHead'])
 @torch.no_grad()
 def test_of_soft_labels(kind):

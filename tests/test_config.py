@@ -299,9 +299,11 @@ BAD = [
     (dict(policy=dict(type='')), "policy.type='' is not a pruning policy"),
     (
         dict(policy=dict(type='QuantilePolicy', prune_ratio=0.7)),
-        "'QuantilePolicy': .*'prune_ratio'; .*: quantiles, prune_ratios$",
+        "'QuantilePolicy': .*'prune_ratio'; .*: quantiles, prune_ratios, ke",
     ),
-    (dict(policy=dict(type='RandomPolicy')), "missing .* 'prune_ratio'; its"),
+    (dict(policy=dict(type='RandomPolicy')), 'needs .* prune_ratio, or keep'),
+    (dict(policy=dict(keep=0)), r'keep must be in \(0, 1\], but got 0:'),
+    (dict(policy=dict(keep=0.7, prune_ratio=0.5)), 'keep=0.7 is set beside'),
     (dict(policy=dict(prune_ratio='70%')), "prune_ratio .* '70%'"),
     (
         dict(policy=dict(type='QuantilePolicy', prune_ratios=0.5)),

@@ -3,13 +3,16 @@
 import json
 import re
 
+import light
+import numpy as np
 import pytest
 import torch
 import toys
 
-from infobatch_mm import estimate
+from infobatch_mm import InfoBatchHook, estimate
 from infobatch_mm.commands import estimate as command
 from infobatch_mm.estimate import Budget, Schedule
+from infobatch_mm.pacing import Dealing
 from infobatch_mm.pruning.registry import build_policy
 
 POLICIES = [
@@ -55,7 +58,43 @@ def test_it_counts_as_the_policy_plans(config, share, total, batch):
         pruned=sum(k < total for k in kept),
         iters=sum(-(-k // batch) for k in kept),
         samples=sum(kept),
+        fewest=min(kept),
     )
+
+
+@pytest.mark.parametrize('config', POLICIES)
+@pytest.mark.parametrize('world_size, smallest', [(1, 2), (2, 1), (2, 3)])
+@pytest.mark.parametrize('drops', [True, False])
+def test_smaller_batches_are_those_that_are_dealt(
+    config, world_size, smallest, drops
+):
+    total, batch, rounds = 103, 8, 12
+    passes = total // batch if drops else -(-total // batch)
+    dealing = Dealing(passes, batch, world_size, smallest)
+    policy = build_policy(config, delta=0.875)
+    scores = estimate.scores_below_mean(0.6, total)
+    # The budget ends in the middle of a round, whose larger batches it has.
+    budget = Budget(total, batch, (rounds - 5) * passes + 5, drops)
+    run = estimate.schedule(policy, scores, budget, dealing=dealing)
+    sizes, kept = [], [total]
+    for number in range(rounds - 4):
+        plan = policy.plan(
+            scores.float(),
+            generator=torch.Generator().manual_seed(number),
+            progress=number * passes / budget.iters,
+            **dealing.limits,
+        )
+        if number == 0 or len(plan) == total:
+            each = [batch] * (total // batch) + [total % batch] * (not drops)
+        else:
+            order = dealing.paced(plan, total).indices
+            parts = np.array_split(order[::world_size], passes)
+            each = [world_size * len(part) for part in parts]
+            kept.append(len(plan))
+        sizes += each
+    assert run.iters == budget.iters
+    assert run.samples == sum(sizes[: budget.iters])
+    assert (run.pruned, run.fewest) == (len(kept) - 1, min(kept))
 
 
 @pytest.mark.parametrize('share', [0.01, 0.4, 0.5, 0.93])
@@ -82,7 +121,7 @@ def test_rounds_of_warm_up_use_all_data():
     scores = estimate.scores_below_mean(0.5, 24)
     budget = Budget(24, 4, 48, drops_rest=True)
     run = estimate.schedule(policy, scores, budget, warmup_rounds=3)
-    assert run == Schedule(8, 5, 3 * 6 + 5 * 3, 3 * 24 + 5 * 12)
+    assert run == Schedule(8, 5, 3 * 6 + 5 * 3, 3 * 24 + 5 * 12, 12)
 
 
 @pytest.mark.parametrize('iters', [None, 45], ids=['epochs', 'iterations'])
@@ -91,8 +130,9 @@ def test_rounds_of_warm_up_use_all_data():
     [
         dict(type='RandomPolicy', prune_ratio=0.6),
         dict(type='QuantilePolicy'),
+        dict(type='InfoBatchPolicy', keep=0.6),
     ],
-    ids=['random', 'quantile'],
+    ids=['random', 'quantile', 'keep'],
 )
 def test_a_run_does_what_was_estimated(tmp_path, iters, policy):
     # Where a pass leaves samples out, the second round knows fewer scores.
@@ -110,6 +150,28 @@ def test_a_run_does_what_was_estimated(tmp_path, iters, policy):
     assert found['samples_seen'] == run.samples
     assert found['rounds'] == run.rounds
     assert found['samples_budget'] == estimate.full_schedule(budget).samples
+
+
+@pytest.mark.parametrize('iters', [None, 45], ids=['epochs', 'iterations'])
+def test_so_does_one_in_smaller_batches(tmp_path, iters):
+    total = 24 if iters else 26
+    loop = dict(type='EpochBasedTrainLoop', max_epochs=8)
+    if iters:
+        loop = dict(type='InfoBatchIterBasedTrainLoop', max_iters=iters)
+    policy = dict(type='RandomPolicy', prune_ratio=0.6)
+    cfg = light.config(tmp_path, loop, samples=total, policy=policy)
+    cfg.custom_hooks[0].pacing = 'smaller_batches'
+    hook = InfoBatchHook(policy, pacing='smaller_batches')
+    budget = command.budget_of(cfg, 1, total)
+    dealing = command.dealing_of(hook, budget, 1)
+    scores = estimate.scores_below_mean(0.5, total)
+    made = build_policy(policy, 0.875)
+    run = estimate.schedule(made, scores, budget, dealing=dealing)
+    toys.train(cfg)
+    found = json.loads((tmp_path / 'infobatch_summary.json').read_text())
+    assert found['iters_run'] == run.iters == budget.iters
+    assert found['samples_seen'] == run.samples < found['samples_budget']
+    assert found['rounds'] == run.rounds
 
 
 # The command
@@ -178,6 +240,20 @@ def test_a_pilot_trains_some_rounds(stock, tmp_path, capsys):
     assert sorted(tmp_path.rglob('*')) == before
 
 
+def test_smaller_batches(stock, capsys):
+    flags = ['--infobatch-options', 'pacing=smaller_batches']
+    text, rows = say(capsys, stock, *flags, '--pilot', '2')
+    assert [row[4] for row in rows] == ['48'] * 4
+    # Half of 24 samples in six steps, as RandomPolicy keeps them.
+    assert rows[3][5:] == ['120', '37.5%']
+    assert 'at least 12 of 24 samples (50%)' in text
+    assert 'RandomPolicy, ' in text and ': 2 of 4\n' in text
+    # The second round of the pilot took less than a batch of four a step.
+    [first, second] = re.findall(r'kept (\S+)%, \S+ s an iteration', text)
+    assert first == '100.0' and 50 <= float(second) < 100
+    assert 'schedules, file names and logs' in text
+
+
 def test_a_pilot_by_iterations(tmp_path, capsys):
     cfg = toys.config(tmp_path / 'unused', pruned=False)
     toys.make_iter_based(cfg, 60)
@@ -191,8 +267,12 @@ def test_a_pilot_by_iterations(tmp_path, capsys):
     'flags, words',
     [
         (
-            ['--infobatch-options', 'pacing=smaller_batches'],
-            "pacing='smaller_batches' is not estimated yet",
+            [
+                '--infobatch-options',
+                'pacing=smaller_batches',
+                'smallest_batch=4',
+            ],
+            'batch_size is 4 and smallest_batch=4, .* make no batch smaller',
         ),
         (['--cfg-options', 'train_dataloader.dataset.type=Gone'], '--samples'),
         (['--samples', '3'], 'fewer than one.*batch of 4'),

@@ -28,7 +28,7 @@ FLOORS = {
     ),
     'heads': 'heads heads.* sampler',
     'run': 'rounds pruned_run records binding loops',
-    'step': 'checks reach training_step steps',
+    'step': 'checks reach steps parts',
     'events': 'hook config infobatch_mm',
     'override': 'override',
     'libraries': 'prepare prepare.* report report.* compare compare.*',

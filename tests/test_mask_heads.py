@@ -1,6 +1,7 @@
 """Heads that classify masks: MaskFormer and Mask2Former, with mmdet."""
 
 from copy import deepcopy
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from mmseg.structures import SegDataSample
 from processes import run_ranks
 
 from infobatch_mm.heads import attach
-from infobatch_mm.heads.scoring import total_loss
+from infobatch_mm.heads.scoring import tensors_in, total_loss
+from infobatch_mm.ledger import Ledger
 
 pytest.importorskip('mmdet')
 # Of mmdet's own making.
@@ -149,6 +151,37 @@ def test_a_score_is_the_stock_loss_of_a_batch_of_one(heads):
         expected = total_loss(stock.loss(own, samples[i : i + 1], None))
         torch.testing.assert_close(scores[i], expected, rtol=1e-3, atol=1e-4)
     assert scores.unique().numel() == 3
+
+
+def test_the_norm_of_the_gradient_is_that_of_autograd(heads):
+    """Over all layers; the number of masks is that of the batch."""
+    stock, head = heads
+    features, samples = batch(3)
+    stock_loss, entered = stock.loss_by_feat, []
+
+    def loss_by_feat(*args, **kwargs):
+        tensors = tensors_in([*args, *kwargs.values()])
+        entered.extend(each for each in tensors if each.requires_grad)
+        return stock_loss(*args, **kwargs)
+
+    with patch.object(stock, 'loss_by_feat', loss_by_feat):
+        torch.manual_seed(3)
+        loss = total_loss(stock.loss(features, samples, None))
+    axis = head.infobatch_batch_axis
+    found = [
+        each.transpose(0, axis).flatten(1)
+        for each in torch.autograd.grad(loss, entered)
+    ]
+    expected = 3 * torch.cat(found, 1).norm(dim=1)
+
+    own = Ledger(gradient_norm=True)
+    own.open(torch.arange(3), torch.tensor([0.5, 2.0, 0.0]))
+    with patch.object(head, 'infobatch_ledger', own):
+        torch.manual_seed(3)
+        losses = head.loss(features, samples, None)
+    (64 * total_loss(losses)).backward()
+    torch.testing.assert_close(own.close()[1], expected, rtol=1e-4, atol=0)
+    assert expected.unique().numel() == 3
 
 
 @torch.no_grad()

@@ -84,13 +84,21 @@ def make_random(cfg):
 
 
 def record(
-    work_dir, *, ema=False, random=False, exact_resume=None, **settings
+    work_dir,
+    *,
+    ema=False,
+    random=False,
+    exact_resume=None,
+    score=None,
+    **settings,
 ):
     """Train and return what the recorder saw; 14 samples, batches of 4."""
     cfg = toys.config(work_dir, samples=14, epochs=EPOCHS, **settings)
     if exact_resume is not None:
         (hook,) = cfg.custom_hooks
         hook.exact_resume = exact_resume
+    if score is not None:
+        cfg.custom_hooks[0].score = score
     if random:
         make_random(cfg)
     if ema:
@@ -155,6 +163,18 @@ def test_off_is_stock_bit_for_bit(stock, tmp_path, policy, setting):
         )
 
 
+@pytest.mark.parametrize('setting', ['amp', 'accumulation', 'random'])
+def test_it_is_so_with_scores_from_the_backward_pass(stock, tmp_path, setting):
+    expected = torch.load(stock / f'{setting}.pth', weights_only=False)
+    found = record(
+        tmp_path,
+        policy=POLICIES['no_pruning'],
+        score='gradient_norm',
+        **SETTINGS[setting],
+    )
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
 def test_pruning_is_not_stock(stock, tmp_path):
     """The comparison can tell runs apart."""
     expected = torch.load(stock / 'plain.pth', weights_only=False)
@@ -170,13 +190,15 @@ def test_pruning_is_not_stock(stock, tmp_path):
 
 # Dynamo warns where it traces, and fails if its own warnings are errors.
 @pytest.mark.filterwarnings('ignore')
-def test_a_compiled_step_scores_and_weighs_as_a_plain_one(tmp_path):
+@pytest.mark.parametrize('score', ['image_mean', 'gradient_norm'])
+def test_a_compiled_step_scores_and_weighs_as_a_plain_one(tmp_path, score):
     """Traced by Dynamo, run by PyTorch's own kernels: equal to the bit."""
     runners = []
     for name in ('plain', 'compiled'):
         cfg = toys.config(tmp_path / name, epochs=2, delta=1.0)
         cfg.model.decode_head = toys.weighted(toys.fcn_head())
         cfg.model.auxiliary_head = None
+        cfg.custom_hooks[0].score = score
         if name == 'compiled':
             cfg.compile = dict(backend='eager')
         runners.append(toys.train(cfg))

@@ -102,6 +102,7 @@ SCORES = torch.tensor([0.1, 0.2, 0.3, 0.5, 0.6, 3.0])
 POLICIES = dict(
     infobatch=InfoBatchPolicy(0.5),
     quantile=QuantilePolicy(),
+    keep=InfoBatchPolicy(keep=0.5),
     random=RandomPolicy(0.5),
 )
 
@@ -312,6 +313,25 @@ def test_no_batch_is_smaller_than_allowed(tmp_path, smallest):
     assert f'keeps at least {fewest} of 24 samples' in log.read_text()
     assert f'round 1 keeps {fewest} of 24 samples' in log.read_text()
     assert 'round 0 keeps' not in log.read_text()
+
+
+@pytest.mark.parametrize('pacing', ['fewer_steps', 'smaller_batches'])
+@pytest.mark.parametrize('keep, kept', [(0.5, 12), (0.8, 20)])
+def test_a_share_is_kept_in_either_pacing(tmp_path, pacing, keep, kept):
+    policy = dict(type='InfoBatchPolicy', keep=keep)
+    cfg = light_config(
+        tmp_path, EPOCHS, samples=24, policy=policy, pacing=pacing
+    )
+    cfg.log_level = 'INFO'
+    toys.train(cfg)
+    lines = (tmp_path / 'infobatch.jsonl').read_text().splitlines()
+    found = [json.loads(line)['kept'] for line in lines]
+    if pacing == 'smaller_batches':
+        kept = round(24 * keep)
+    assert found == [24] + [kept] * (len(found) - 2) + [24]
+    (log,) = tmp_path.glob('*/*.log')
+    missed = f'round 1 keeps {kept} of 24 samples, where policy.keep asks'
+    assert (missed in log.read_text()) == (kept != round(24 * keep))
 
 
 def test_batches_that_cannot_be_smaller_are_refused(tmp_path):

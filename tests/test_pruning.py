@@ -340,7 +340,18 @@ def test_with_nothing_pruned_the_order_is_default_samplers(
         (lambda: InfoBatchPolicy(-0.1), 'prune_ratio', '-0.1'),
         (lambda: InfoBatchPolicy(NAN), 'prune_ratio', 'nan'),
         (lambda: InfoBatchPolicy('half'), 'prune_ratio', 'half'),
-        (lambda: InfoBatchPolicy(None), 'prune_ratio', 'None'),
+        (lambda: InfoBatchPolicy(keep=0), 'keep', '0'),
+        (lambda: InfoBatchPolicy(keep=1.5), 'keep', '1.5'),
+        (lambda: InfoBatchPolicy(keep=NAN), 'keep', 'nan'),
+        (lambda: InfoBatchPolicy(keep=True), 'keep', 'True'),
+        (lambda: RandomPolicy(keep='70%'), 'keep', '70%'),
+        (lambda: InfoBatchPolicy(0.5, keep=0.7), 'keep=0.7', r'\[0.5\]'),
+        (
+            lambda: QuantilePolicy(prune_ratios=(0.7, 0.5), keep=0.4),
+            'keep=0.4',
+            '0.7, 0.5',
+        ),
+        (lambda: RandomPolicy(), 'RandomPolicy', 'prune_ratio, or keep'),
         (lambda: InfoBatchPolicy(dict(type='cos')), 'prune_ratio', 'cos'),
         (
             lambda: InfoBatchPolicy(dict(type='linear', start=0, end=1.5)),
@@ -402,6 +413,84 @@ def test_a_trimmed_plan_is_the_beginning_of_it(multiple_of, left):
     trimmed = plan.trimmed(multiple_of)
     assert torch.equal(trimmed.indices, plan.indices[:left])
     assert torch.equal(trimmed.weights, plan.weights[:left])
+
+
+# The share to keep
+
+
+@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+@given(
+    scores=SCORES,
+    policy=st.sampled_from([InfoBatchPolicy, QuantilePolicy, RandomPolicy]),
+    keep=st.sampled_from([0.15, 0.33, 0.5, 0.7, 0.9, 1]),
+)
+def test_a_round_keeps_the_share_that_is_asked_for(scores, policy, keep):
+    scores = torch.tensor(scores * 8)
+    total, scored = len(scores), scores[scores.isfinite()]
+    plan = policy(keep=keep).plan(scores, generator=generator())
+    weight = weight_of(plan)
+    edge = INF if plan.threshold is None else plan.threshold
+    assert all(
+        weight.get(i) == 1
+        for i, score in enumerate(scores.tolist())
+        if not (math.isfinite(score) and score < edge)
+    )
+    # 2 / keep, but for the rounding of a stratum to whole samples.
+    assert max(weight.values()) <= 3 / keep
+    fewest = total - len(scored) + keep / 2 * len(scored)
+    asks = keep < 1 and len(scored) > 0
+    reached = max(keep * total, fewest) if asks else total
+    assert len(plan) == pytest.approx(reached, abs=1)
+    assert plan.asked == (round(keep * total) if asks else None)
+
+
+def test_below_the_mean_the_ratio_follows_from_the_share():
+    scores = [*range(60), *range(1000, 1040)]  # 60 % are below the mean
+    asked = plan_of(InfoBatchPolicy(keep=0.7), scores)
+    assert asked.digest() == plan_of(InfoBatchPolicy(0.5), scores).digest()
+    assert asked.threshold == mean_threshold(torch.tensor(scores).float())
+    assert plan_of(InfoBatchPolicy(keep=0.5), scores).threshold > 1000
+
+
+def test_with_too_few_below_the_mean_the_threshold_rises():
+    # At keep=0.5 no weight is above 4: it takes 67 samples to leave out 50.
+    plan = plan_of(InfoBatchPolicy(keep=0.5), [0, *range(50, 149)])
+    assert len(plan) == 50 and plan.threshold == pytest.approx(115)
+    assert sorted(set(plan.weights.tolist())) == pytest.approx([1, 67 / 17])
+    tied = plan_of(InfoBatchPolicy(keep=0.5), [1] * 100)
+    assert len(tied) == 50 and set(tied.weights.tolist()) == {2}
+
+
+def test_the_authors_quantiles_follow_from_what_they_keep():
+    asked = plan_of(QuantilePolicy(keep=0.525), range(40))
+    assert asked.digest() == plan_of(QuantilePolicy(), range(40)).digest()
+    fewer = weight_of(plan_of(QuantilePolicy(keep=0.7), range(400)))
+    assert len(fewer) == 280
+    low, middle = fewer[min(fewer)], max(w for i, w in fewer.items() if i > 80)
+    assert low == pytest.approx(middle**2, rel=0.02)
+
+
+def test_no_weight_is_over_twice_that_of_a_random_choice():
+    for keep in (0.2, 0.3, 0.4):
+        plan = plan_of(QuantilePolicy(keep=keep), range(1000))
+        assert len(plan) == pytest.approx(1000 * keep, abs=1)
+        assert plan.weights.max() == pytest.approx(2 / keep, rel=0.01)
+
+
+def test_a_share_is_kept_until_annealing_begins():
+    policy = InfoBatchPolicy(keep=0.7, delta=0.5)
+    assert len(plan_of(policy, range(100), progress=0.499)) == 70
+    assert len(plan_of(policy, range(100), progress=0.5)) == 100
+    assert len(plan_of(policy, [NAN] * 100)) == 100
+    assert repr(policy) == 'InfoBatchPolicy(keep 0.7 until 0.5)'
+
+
+@pytest.mark.parametrize('policy', [InfoBatchPolicy, QuantilePolicy])
+def test_a_share_is_rounded_to_whole_batches(policy):
+    plan = plan_of(policy(keep=0.7), range(1000), multiple_of=64)
+    assert len(plan) == 11 * 64 and plan.asked == 700
+    plan = plan_of(policy(keep=0.7), range(1000), at_least=800)
+    assert len(plan) == 800
 
 
 # In frequency: fixed seeds, and bounds that chance passes in 1e-4 of cases
@@ -475,6 +564,8 @@ UNBIASED = dict(
     infobatch_70=InfoBatchPolicy(0.7),
     ramp=InfoBatchPolicy(dict(type='linear', start=0.1, end=0.9), delta=1),
     quantile=QuantilePolicy(),
+    keep=InfoBatchPolicy(keep=0.6),
+    quantile_keep=QuantilePolicy(keep=0.5),
     random=RandomPolicy(0.5),
     random_90=RandomPolicy(0.9),
     none=NoPruningPolicy(),
@@ -525,7 +616,9 @@ def test_the_variance_ratio_is_that_of_orthogonal_gradients(policy):
     assert_mean(error / scores.square().sum(), plan.variance_ratio)
 
 
-@pytest.mark.parametrize('name', ['infobatch', 'quantile', 'random'])
+@pytest.mark.parametrize(
+    'name', ['infobatch', 'quantile', 'random', 'keep', 'quantile_keep']
+)
 def test_it_stays_so_when_the_round_is_made_to_divide(name):
     weights = weights_of_draws(
         UNBIASED[name], skewed_scores(10), multiple_of=4

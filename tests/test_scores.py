@@ -1,7 +1,9 @@
-"""Scores: the last finite loss of each sample, smoothed, or by class."""
+"""Scores: the last finite loss, smoothed, by class, or the gradient's norm."""
 
 import json
 import math
+from functools import partial
+from itertools import combinations
 
 import light
 import pytest
@@ -9,13 +11,18 @@ import test_heads
 import torch
 import toys
 from mmengine.runner import Runner
+from test_distributed import light_run
+from test_distributed import run as run_on_ranks
 from test_heads import BY_IMAGE, IGNORED, ONE_PASS
-from torch.nn.functional import log_softmax
+from torch.nn.functional import cross_entropy, log_softmax
 
 from infobatch_mm import InfoBatchHook, enable, ranks
 from infobatch_mm.checks import check_class_balanced
+from infobatch_mm.heads import attach
+from infobatch_mm.heads.scoring import total_loss
 from infobatch_mm.ledger import Ledger
 from infobatch_mm.ranks import merge_scores
+from infobatch_mm.rescale import scale_gradient
 from infobatch_mm.scores import ScoreBoard
 
 # A deprecation that OHEMPixelSampler itself runs into.
@@ -279,15 +286,20 @@ def test_smoothed_scores_plan_other_rounds(tmp_path):
     assert plans[0][3:] != plans[1][3:]
 
 
-@pytest.mark.parametrize('epoch', [2, 5])
-def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, epoch):
+NORM = dict(score='gradient_norm')
+
+
+@pytest.mark.parametrize(
+    'options, epoch', [(SMOOTH, 2), (SMOOTH, 5), (NORM, 5)]
+)
+def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, options, epoch):
     """Within the warm-up, and within the pruned rounds."""
-    whole = train(tmp_path / 'whole', SMOOTH)
+    whole = train(tmp_path / 'whole', options)
     hooks = dict(checkpoint=dict(type='CheckpointHook', interval=epoch))
     settings = dict(default_hooks=hooks)
-    train(tmp_path / 'first', SMOOTH, **settings)
+    train(tmp_path / 'first', options, **settings)
     cfg = light.config(tmp_path / 'second', LOOP)
-    cfg.custom_hooks[0].update(SMOOTH)
+    cfg.custom_hooks[0].update(options)
     cfg.resume = True
     cfg.load_from = str(tmp_path / f'first/epoch_{epoch}.pth')
     resumed = Runner.from_cfg(cfg)
@@ -384,14 +396,16 @@ def rounds_in(work_dir):
 def test_only_the_choice_of_samples_depends_on_it(tmp_path):
     """A round of all data trains the same model, and scores it otherwise."""
     runs = {}
-    for score in ('image_mean', 'class_balanced'):
+    for score in ('image_mean', 'class_balanced', 'gradient_norm'):
         cfg = toys.config(tmp_path / score, epochs=1)
         runs[score] = toys.train(enable(cfg, score=score))
-    models = [run.model.state_dict() for run in runs.values()]
-    torch.testing.assert_close(*models, rtol=0, atol=0)
+    first, *others = [run.model.state_dict() for run in runs.values()]
+    for other in others:
+        torch.testing.assert_close(other, first, rtol=0, atol=0)
     scores = [toys.hook_of(run).board.scores for run in runs.values()]
     assert all(each.isfinite().all() for each in scores)
-    assert not torch.isclose(*scores).any()
+    for one, other in combinations(scores, 2):
+        assert not torch.isclose(one, other).any()
 
 
 def test_scores_of_another_kind_are_dropped_on_resume(tmp_path):
@@ -402,3 +416,196 @@ def test_scores_of_another_kind_are_dropped_on_resume(tmp_path):
     toys.train(enable(cfg, **BALANCED))
     kept = [line['kept'] for line in rounds_in(tmp_path)]
     assert kept[2] == 24 and max(kept[1], kept[3], kept[4]) < 24
+
+
+# The norm of the gradient, as the backward pass finds it
+
+LOSSES = (
+    ONE_PASS
+    | BY_IMAGE
+    | dict(
+        dice_alone=dict(loss_decode=dict(type='DiceLoss')),
+        lovasz=dict(loss_decode=dict(type='LovaszLoss', reduction='none')),
+        tversky=dict(loss_decode=dict(type='TverskyLoss')),
+    )
+)
+# Of these the loss of a batch is no mean over its images.
+IN_COMPANY = (
+    'avg_non_ignore',
+    'class_weight',
+    'class_weight_non_ignore',
+    'two_names',
+    'ohem_by_loss',
+    'lovasz',
+)
+
+
+def norms_of(head, logits, samples, factor=1.0):
+    """Return the scores of a batch that is weighted."""
+    head.infobatch_ledger = ledger = Ledger(gradient_norm=True)
+    ledger.open(torch.arange(4), torch.tensor([0.5, 2.0, 0.0, 1.0]))
+    losses = head.loss_by_feat(logits, samples)
+    (factor * total_loss(losses)).backward()
+    return ledger.close()[1]
+
+
+def stock_norms(stock, logits, samples):
+    """Return the norms of the gradients of a batch, times its size."""
+    logits = logits.clone().requires_grad_()
+    total_loss(stock.loss_by_feat(logits, samples)).backward()
+    return len(logits) * logits.grad.flatten(1).norm(dim=1)
+
+
+@pytest.mark.parametrize('factor', [1.0, 2.0**40, 1 / 3])
+@pytest.mark.parametrize('loss', LOSSES)
+def test_it_is_that_of_autograd_for_each_image_alone(loss, factor):
+    """Whatever the images' weights, and what the loss is multiplied by."""
+    head = toys.fcn_head(**LOSSES[loss])
+    stock, head = test_heads.pair(head)
+    samples = test_heads.labels(4)
+    logits = 3 * head(test_heads.features(4)).detach()
+    parts = [slice(i, i + 1) for i in range(4)]
+    if loss in IN_COMPANY:
+        parts = [slice(None)]
+    try:
+        expected = [stock_norms(stock, logits[i], samples[i]) for i in parts]
+    except IndexError:
+        pytest.skip('upstream: class_weight fails on ignored pixels')
+    scores = norms_of(head, logits.requires_grad_(), samples, factor)
+    torch.testing.assert_close(
+        scores, torch.cat(expected), rtol=1e-4, atol=1e-7
+    )
+    assert scores[2] == 0  # no pixel has a label
+    assert scores.unique().numel() == 4
+
+
+def test_heads_and_tensors_add_up_by_their_squares():
+    """One head has a factor outside of it, the other gets two tensors."""
+    ledger = Ledger(gradient_norm=True)
+    ledger.open(torch.arange(3), torch.tensor([0.0, 1.0, 9.0]))
+    draw = torch.Generator().manual_seed(0)
+    one, two, three = (
+        torch.randn(3, 5, generator=draw).requires_grad_() for _ in range(3)
+    )
+
+    class Head(torch.nn.Module):
+        def loss_by_feat(self, *tensors):
+            squares = [tensor.square().sum(1).mean() for tensor in tensors]
+            return dict(loss=[sum(squares)], other=tensors[0].sum())
+
+    first, second = (attach(Head()) for _ in range(2))
+    first.infobatch_ledger = second.infobatch_ledger = ledger
+    loss = first.loss_by_feat(one)['loss'][0]
+    loss = loss + 0.5 * second.loss_by_feat(two, three)['loss'][0]
+    (1024 * loss).backward()
+    assert ledger.reporters == [first, second]
+    expected = torch.cat([2 * one, two, three], 1).norm(dim=1)
+    # The mean of 1 and 0.5, each weighted by itself.
+    unit = (1 + 0.5**2) / (1 + 0.5)
+    torch.testing.assert_close(ledger.close()[1], expected.detach() / unit)
+
+
+@pytest.mark.parametrize(
+    'order', test_heads.ORDERS.values(), ids=test_heads.ORDERS
+)
+def test_norms_follow_the_samples(order):
+    points, samples = test_heads.batch()
+    head = attach(light.LightHead())
+    head.infobatch_ledger = ledger = Ledger(gradient_norm=True)
+    ledger.open(
+        torch.arange(4),
+        test_heads.WEIGHTS,
+        samples=test_heads.IDS,
+        nowhere=99,
+    )
+    rows = head.fc(points[order])
+    loss = head.loss_by_feat(rows, [samples[i] for i in order])['loss_ce']
+    (16 * loss).backward()
+    where, scores = ledger.close()
+
+    seen = [i in order for i in range(4)]
+    torch.testing.assert_close(
+        scores[seen], light_norms(head, points, samples)[seen]
+    )
+    assert where.tolist() == [i if s else 99 for i, s in enumerate(seen)]
+
+
+def light_norms(head, points, samples):
+    """Return the norm for each sample of a light head, by autograd alone."""
+    logits = head.fc(points).detach().requires_grad_()
+    labels = torch.tensor([sample.label for sample in samples])
+    cross_entropy(logits, labels, reduction='sum').backward()
+    return logits.grad.norm(dim=1)
+
+
+def test_the_loss_may_be_changed_in_place():
+    head = attach(light.LightHead())
+    points, samples = test_heads.batch()
+    head.infobatch_ledger = ledger = Ledger(gradient_norm=True)
+    ledger.open(torch.arange(4), torch.ones(4))
+    loss = head.loss_by_feat(head.fc(points), samples)['loss_ce']
+    loss *= 8
+    loss.backward()
+    torch.testing.assert_close(
+        ledger.close()[1], light_norms(head, points, samples)
+    )
+
+
+def test_a_step_without_a_backward_pass_has_no_norms():
+    head = attach(light.LightHead())
+    points, samples = test_heads.batch()
+    head.infobatch_ledger = ledger = Ledger(gradient_norm=True)
+    ledger.open(torch.arange(4), torch.ones(4))
+    head.loss_by_feat(head.fc(points), samples)
+    with pytest.raises(RuntimeError, match='no gradient in a training step'):
+        ledger.close()
+
+
+def test_a_step_does_not_wait_for_the_device():
+    """A tensor on `meta` has no value: reading one raises."""
+    ones = partial(torch.ones, device='meta')
+    ledger, board = Ledger(gradient_norm=True), ScoreBoard(5, device='meta')
+    ledger.open(ones(3, dtype=torch.int64), ones(3), samples=[1, 2, 3])
+    logits = ones(4, 2, requires_grad=True)
+    places = ones(4, dtype=torch.int64)
+    scaled = scale_gradient(
+        logits, ones(4), squares=ledger.norms.squares_of(4, places)
+    )
+    ledger.reporters.append('head')
+    ledger.norms.reported(dict(loss=scaled.sum()))['loss'].backward()
+    board.update(*ledger.close())
+    assert board.scores.is_meta and logits.grad.is_meta
+
+
+@pytest.mark.parametrize('settings', [{}, {'accumulative_counts': 3}])
+def test_a_run_scores_by_the_norm(tmp_path, settings):
+    """With nothing learned, each score is that of its own sample."""
+    cfg = light.config(tmp_path, LOOP)
+    cfg.custom_hooks[0].update(NORM)
+    cfg.optim_wrapper.update(settings)
+    cfg.optim_wrapper.optimizer.lr = 0.0
+    runner = toys.train(cfg)
+    data = [runner.train_dataloader.dataset[i] for i in range(26)]
+    points = torch.stack([each['inputs'] for each in data])
+    expected = light_norms(
+        runner.model.head, points, [each['data_samples'] for each in data]
+    )
+    hook = toys.hook_of(runner)
+    torch.testing.assert_close(hook.board.scores, expected)
+    assert hook.samples_seen < hook.samples_budget
+
+
+@pytest.mark.parametrize('pacing', ['fewer_steps', 'smaller_batches'])
+def test_ranks_score_as_one_process_does(tmp_path, pacing):
+    loop = dict(type='InfoBatchEpochBasedTrainLoop', max_epochs=5)
+    options = {
+        'custom_hooks.0.score': 'gradient_norm',
+        'custom_hooks.0.pacing': pacing,
+        'custom_hooks.0.policy': dict(prune_ratio=None, keep=0.75),
+    }
+    one = run_on_ranks(1, tmp_path / 'a', light_run, loop, 8, 32, options)
+    two = run_on_ranks(2, tmp_path / 'b', light_run, loop, 4, 32, options)
+    plans = [[r['plan'] for r in each['diaries'][0]] for each in (one, two)]
+    assert plans[0] == plans[1] and len(plans[0][1]) == 24
+    torch.testing.assert_close(two['scores'][0], one['scores'][0])
+    assert torch.equal(two['scores'][1], two['scores'][0])

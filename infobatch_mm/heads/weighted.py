@@ -16,7 +16,8 @@ class WeightedHeadMixin(Swapped):
     """Wrap the one call, the seam, that a stock module computes losses in.
 
     While the ledger is open, every tensor that enters the seam has its
-    gradient weighted per image, and the loss of each image is recorded. The
+    gradient weighted per image, and the loss of each image is recorded, or
+    the norm of its gradient. The
     stock loss is called as it is, so its value and, at weight 1, its
     gradients stay those of the stock module bit for bit.
 
@@ -45,9 +46,17 @@ class WeightedHeadMixin(Swapped):
             check_own_parameters(self)
         rows = rows_of(self, args, kwargs)
         self.infobatch_check((args, kwargs), len(rows.weights))
-        args = scale_gradient(args, rows.weights, axis=axis)
-        kwargs = scale_gradient(kwargs, rows.weights, axis=axis)
-        call = SeamCall(stock_loss, args, kwargs, rows.weights)
+        norms, weights = ledger.norms, rows.weights
+        squares = None
+        if norms is not None:
+            squares = norms.squares_of(len(weights), rows.places)
+        args, kwargs = scale_gradient(
+            (args, kwargs), weights, axis=axis, squares=squares
+        )
+        call = SeamCall(stock_loss, args, kwargs, weights)
+        if norms is not None:
+            ledger.reporters.append(self)
+            return norms.reported(call.run())
         losses, scores = losses_and_scores(self, call)
         ledger.record(self, scores, rows)
         return losses

@@ -4,7 +4,7 @@ Pure functions and classes on tensors. Nothing in this package imports
 mmengine but ``registry.py``, which makes the policies known to configs.
 """
 
-from .draw import kept_counts, uniform_subset
+from .draw import kept_counts, mean_threshold, uniform_subset
 from .plan import Plan
 from .policies import (
     InfoBatchPolicy,
@@ -12,7 +12,6 @@ from .policies import (
     PruningPolicy,
     QuantilePolicy,
     RandomPolicy,
-    mean_threshold,
 )
 from .prune_ratio import PruneRatio
 

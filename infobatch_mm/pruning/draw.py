@@ -57,6 +57,112 @@ def kept_counts(
     return kept
 
 
+def mean_threshold(scores: Tensor) -> float:
+    """Return the mean of the scores, as the smallest float32 not below it.
+
+    A float32 score is strictly below the exact mean if and only if it is
+    strictly below the returned value. It never exceeds the largest score, so
+    equal scores are never below their own mean, however many there are.
+
+    Args:
+        scores (Tensor): Finite scores, float32, shape (M,), M > 0.
+    """
+    exact = torch.tensor(scores.numpy().mean(dtype=np.float64))
+    rounded = exact.float()
+    if rounded < exact:
+        rounded = rounded.nextafter(torch.tensor(math.inf))
+    return min(rounded.item(), scores.max().item())
+
+
+def finite(scores: np.ndarray) -> np.ndarray:
+    """Return the finite scores; the array itself if all of them are."""
+    is_finite = np.isfinite(scores)
+    return scores if is_finite.all() else scores[is_finite]
+
+
+def cut(
+    scores: np.ndarray, scored: np.ndarray, edges: Sequence[float]
+) -> tuple[np.ndarray, list[float]]:
+    """Cut the samples into strata; the last one is never pruned.
+
+    Args:
+        scores (ndarray): Of all samples, shape (N,).
+        scored (ndarray): The finite ones (:func:`finite`).
+        edges (Sequence[float]): The upper edge of each stratum but the last.
+
+    Returns:
+        tuple: The stratum of each sample, uint8, shape (N,), the last one
+        where there is no score; the sum of squared scores of each stratum.
+    """
+    strata = strata_of(scored, edges)
+    squares = [
+        float(np.einsum('i,i,i', scored, scored, strata == j, dtype=float))
+        for j in range(len(edges) + 1)
+    ]
+    if len(scored) < len(scores):
+        scored_strata = strata
+        strata = np.full(len(scores), len(edges), np.uint8)
+        strata[np.isfinite(scores)] = scored_strata
+    return strata, squares
+
+
+def variance_ratio(
+    weights: Sequence[float], squares: Sequence[float]
+) -> float:
+    """Return the variance that pruning adds; see :class:`Plan`.
+
+    Args:
+        weights (Sequence[float]): The weight of each stratum.
+        squares (Sequence[float]): The sum of its squared scores.
+    """
+    # (1 - p) / p is the weight less one.
+    added = sum((w - 1) * s for w, s in zip(weights, squares, strict=True))
+    return added / sum(squares) if any(squares) else 0.0
+
+
+def ratios_to_keep(sizes: Sequence[int], keep: float) -> list[float]:
+    """Return the prune ratios that keep a share of all samples.
+
+    The weight of a stratum is a power of one number: the number itself for
+    the highest pruned stratum, its square for the one below, and so on. But
+    no weight is above ``2 / keep``, twice that of a random choice of as many.
+    The authors' quantiles with their weights of 4 and 2 follow from
+    ``keep=0.525``.
+
+    Args:
+        sizes (Sequence[int]): Samples of each stratum, lowest scores first;
+            the last one is always kept.
+        keep (float): The share of all samples, in (0, 1].
+    """
+    *pruned, always = sizes
+    wanted = keep * sum(sizes) - always
+    powers = range(len(pruned), 0, -1)
+
+    def kept_shares(base: float) -> list[float]:
+        return [max(keep / 2, base**power) for power in powers]
+
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        kept = zip(pruned, kept_shares(middle), strict=True)
+        if sum(n * share for n, share in kept) < wanted:
+            low = middle
+        else:
+            high = middle
+    return [*(1 - share for share in kept_shares(high)), 0.0]
+
+
+def edge_above(values: np.ndarray, count: int) -> float:
+    """Return the least edge with so many values strictly below it.
+
+    Infinite if there are no more values than that.
+    """
+    if count >= len(values):
+        return math.inf
+    value = np.partition(values, count - 1)[count - 1]
+    return float(np.nextafter(value, np.inf, dtype=values.dtype))
+
+
 def uniform_subset(
     members: np.ndarray, m: int, rng: np.random.Generator
 ) -> np.ndarray:

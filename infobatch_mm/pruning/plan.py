@@ -30,12 +30,17 @@ class Plan:
             the variance as it is if they are orthogonal, and makes it less
             if the squared norm of their sum exceeds the sum of their squared
             norms. 0 if nothing is pruned, or if all scores are zero.
+        asked (int, optional): How many samples a policy with ``keep`` was
+            asked for, of which whole batches and samples without a score may
+            make another number; None without ``keep``, or with nothing to
+            prune.
     """
 
     indices: Tensor
     weights: Tensor
     threshold: float | None = None
     variance_ratio: float = 0.0
+    asked: int | None = None
 
     def __len__(self) -> int:
         return len(self.indices)

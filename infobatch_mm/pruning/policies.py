@@ -9,50 +9,60 @@ unbiased (Horvitz-Thompson), whatever the scores are.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .draw import draw, kept_counts, strata_of, whole_plan
+from .draw import (
+    cut,
+    draw,
+    edge_above,
+    finite,
+    kept_counts,
+    mean_threshold,
+    ratios_to_keep,
+    variance_ratio,
+    whole_plan,
+)
 from .plan import Plan
-from .prune_ratio import PruneRatio
-
-
-def mean_threshold(scores: Tensor) -> float:
-    """Return the mean of the scores, as the smallest float32 not below it.
-
-    A float32 score is strictly below the exact mean if and only if it is
-    strictly below the returned value. It never exceeds the largest score, so
-    equal scores are never below their own mean, however many there are.
-
-    Args:
-        scores (Tensor): Finite scores, float32, shape (M,), M > 0.
-    """
-    exact = torch.tensor(scores.numpy().mean(dtype=np.float64))
-    rounded = exact.float()
-    if rounded < exact:
-        rounded = rounded.nextafter(torch.tensor(math.inf))
-    return min(rounded.item(), scores.max().item())
+from .prune_ratio import PruneRatio, check_keep
 
 
 class PruningPolicy(ABC):
     """Base of all policies.
 
     Args:
-        prune_ratios (Sequence): The prune ratio of each stratum, lowest
-            scores first; each a number or a schedule (:class:`PruneRatio`).
+        prune_ratios (Sequence, optional): The prune ratio of each stratum,
+            lowest scores first; each a number or a schedule
+            (:class:`PruneRatio`).
+        keep (float, optional): The share of all samples that a pruned round
+            keeps, in (0, 1]; the ratios follow from it and from how many
+            samples each stratum has (:func:`ratios_to_keep`). No weight is
+            above ``2 / keep``, so where too few samples lie below the last
+            threshold, that rises until there are enough.
         delta (float): The share of the full-data clock from which nothing is
             pruned (annealing; paper, section 3.3).
     """
 
     def __init__(
         self,
-        prune_ratios: Sequence[float | Mapping[str, Any]],
+        prune_ratios: Sequence[float | Mapping[str, Any]] | None,
         *,
+        keep: float | None = None,
         delta: float = 0.875,
     ) -> None:
+        self.keep = keep
+        if keep is not None:
+            check_keep(keep, instead_of=prune_ratios)
+            prune_ratios = [1 - keep]  # of all samples together
+        if prune_ratios is None:
+            raise ValueError(
+                f'{type(self).__name__} needs a setting of what it prunes: '
+                'prune_ratio, or keep, the share of all samples to keep'
+            )
         self.prune_ratios = [
             PruneRatio.parse(ratio, delta=delta) for ratio in prune_ratios
         ]
@@ -96,7 +106,8 @@ class PruningPolicy(ABC):
         Returns:
             Plan: Each sample is in it at most once. A sample of a stratum
             of n of which m are kept is in it with probability m / n, and
-            then has the weight n / m.
+            then has the weight n / m. With ``keep`` it has that share of the
+            N samples, rounded as above, unless too many have no score.
         """
         if scores.dim() != 1 or len(scores) == 0:
             raise ValueError(
@@ -107,52 +118,67 @@ class PruningPolicy(ABC):
             raise ValueError(
                 f'multiple_of must be at least 1, but got {multiple_of}'
             )
-        ratios = [ratio.at(progress) for ratio in self.prune_ratios]
-        if not any(ratios) or not np.isfinite(scores.numpy()).any():
+        scored = finite(scores.numpy())
+        prunes = any(ratio.at(progress) for ratio in self.prune_ratios)
+        if not prunes or not len(scored):
             return whole_plan(len(scores), generator)
-        strata, edges, squares = self._cut(scores.numpy())
+        edges = self.edges(torch.from_numpy(scored), len(scores))
+        strata, squares = cut(scores.numpy(), scored, edges)
         threshold = edges[-1] if math.isfinite(edges[-1]) else None
         sizes = [int(np.count_nonzero(strata == j)) for j in range(len(edges))]
         sizes.append(len(scores) - sum(sizes))
-        kept = kept_counts(sizes, [*ratios, 0.0], multiple_of, at_least)
+        kept = self.kept_counts(sizes, progress, multiple_of, at_least)
+        asked = None if self.keep is None else round(self.keep * len(scores))
         if kept == sizes:
-            return whole_plan(len(scores), generator, threshold)
+            whole = whole_plan(len(scores), generator, threshold)
+            return replace(whole, asked=asked)
         weights = [
             n / m if m else 1.0 for n, m in zip(sizes, kept, strict=True)
         ]
-        # (1 - p) / p is the weight less one.
-        added = sum((w - 1) * s for w, s in zip(weights, squares, strict=True))
-        variance_ratio = added / sum(squares) if any(squares) else 0.0
         drawn = draw(strata, kept, weights, generator)
-        return Plan(*drawn, threshold, variance_ratio)
+        added = variance_ratio(weights, squares)
+        return Plan(*drawn, threshold, added, asked)
 
-    def _cut(
-        self, scores: np.ndarray
-    ) -> tuple[np.ndarray, list[float], list[float]]:
-        """Cut the samples into strata; the last one is never pruned.
+    def edges(self, scores: Tensor, total: int) -> list[float]:
+        """Return the thresholds, the last one raised as ``keep`` needs it.
 
-        Returns:
-            tuple: The stratum of each sample, uint8, shape (N,), the last one
-            where there is no score; the edges; the sum of squared scores of
-            each stratum.
+        Args:
+            scores (Tensor): Finite scores, shape (M,), M > 0.
+            total (int): Number of samples, N, with those that have no score.
         """
-        is_scored = np.isfinite(scores)
-        complete = is_scored.all()
-        scored = scores if complete else scores[is_scored]
-        edges = self.thresholds(torch.from_numpy(scored))
-        strata = strata_of(scored, edges)
-        squares = [
-            float(np.einsum('i,i,i', scored, scored, strata == j, dtype=float))
-            for j in range(len(edges) + 1)
-        ]
-        if not complete:
-            scored_strata = strata
-            strata = np.full(len(scores), len(edges), np.uint8)
-            strata[is_scored] = scored_strata
-        return strata, edges, squares
+        edges, values = self.thresholds(scores), scores.numpy()
+        if self.keep is not None:
+            most = 1 - self.keep / 2  # the highest ratio, at weight 2 / keep
+            fewest = math.ceil((1 - self.keep) / most * total)
+            if np.count_nonzero(values < edges[-1]) < fewest:
+                edges[-1] = edge_above(values, fewest)
+        return edges
+
+    def kept_counts(
+        self,
+        sizes: Sequence[int],
+        progress: float,
+        multiple_of: int = 1,
+        at_least: int = 0,
+    ) -> list[int]:
+        """Return how many samples of each stratum a round keeps.
+
+        Args:
+            sizes (Sequence[int]): Samples of each stratum; the last one is
+                always kept.
+            progress (float): See :meth:`plan`, as are the others.
+        """
+        ratios = [*(ratio.at(progress) for ratio in self.prune_ratios), 0.0]
+        if not any(ratios):
+            return list(sizes)
+        if self.keep is not None:
+            ratios = ratios_to_keep(sizes, self.keep)
+        return kept_counts(sizes, ratios, multiple_of, at_least)
 
     def __repr__(self) -> str:
         ratios = ', '.join(map(repr, self.prune_ratios))
+        if self.keep is not None:
+            ratios = f'keep {self.keep:g} until {self.prune_ratios[0].delta:g}'
         return f'{type(self).__name__}({ratios})'
 
 
@@ -166,17 +192,27 @@ class InfoBatchPolicy(PruningPolicy):
     Args:
         prune_ratio (float | dict): The share to prune of the samples below
             the mean: a number in [0, 1), or a schedule over the clock such as
-            ``dict(type='linear', start=0.0, end=0.9)``. Defaults to 0.5.
+            ``dict(type='linear', start=0.0, end=0.9)``. Defaults to 0.5,
+            unless ``keep`` is set.
+        keep (float, optional): The share of all samples to keep, instead of
+            ``prune_ratio``. With 60 % of the samples below the mean 0.7
+            prunes half of those. Where that would take a weight above
+            ``2 / keep``, samples above the mean are pruned too, those with
+            the lowest scores.
         delta (float): See :class:`PruningPolicy`. Defaults to 0.875.
     """
 
     def __init__(
         self,
-        prune_ratio: float | Mapping[str, Any] = 0.5,
+        prune_ratio: float | Mapping[str, Any] | None = None,
         *,
+        keep: float | None = None,
         delta: float = 0.875,
     ) -> None:
-        super().__init__([prune_ratio], delta=delta)
+        if prune_ratio is None and keep is None:
+            prune_ratio = 0.5
+        ratios = None if prune_ratio is None else [prune_ratio]
+        super().__init__(ratios, keep=keep, delta=delta)
 
     def thresholds(self, scores: Tensor) -> list[float]:
         return [mean_threshold(scores)]
@@ -192,8 +228,13 @@ class QuantilePolicy(PruningPolicy):
         quantiles (Sequence[float]): Upper quantile of each stratum,
             ascending, in (0, 1]. Defaults to (0.2, 0.85).
         prune_ratios (Sequence): The prune ratio of each stratum, each a
-            number or a schedule. Defaults to (0.75, 0.5): the lowest 20 %
-            keep 25 %, the next 65 % keep 50 %, the rest all.
+            number or a schedule. Defaults to (0.75, 0.5), unless ``keep`` is
+            set: the lowest 20 % keep 25 %, the next 65 % keep 50 %, the rest
+            all.
+        keep (float, optional): The share of all samples to keep, instead of
+            ``prune_ratios``: the weights of the strata are then powers of one
+            number (:func:`ratios_to_keep`). With the default quantiles 0.525
+            gives the default ratios.
         delta (float): See :class:`PruningPolicy`. Defaults to 0.875.
     """
 
@@ -201,10 +242,13 @@ class QuantilePolicy(PruningPolicy):
         self,
         quantiles: Sequence[float] = (0.2, 0.85),
         *,
-        prune_ratios: Sequence[float | Mapping[str, Any]] = (0.75, 0.5),
+        prune_ratios: Sequence[float | Mapping[str, Any]] | None = None,
+        keep: float | None = None,
         delta: float = 0.875,
     ) -> None:
-        super().__init__(prune_ratios, delta=delta)
+        if prune_ratios is None and keep is None:
+            prune_ratios = (0.75, 0.5)
+        super().__init__(prune_ratios, keep=keep, delta=delta)
         edges = [0.0, *quantiles]
         rising = all(a < b for a, b in zip(edges, edges[1:], strict=False))
         if not quantiles or not rising or edges[-1] > 1:
@@ -212,7 +256,7 @@ class QuantilePolicy(PruningPolicy):
                 'quantiles must rise within (0, 1], but got '
                 f'{tuple(quantiles)}'
             )
-        if len(quantiles) != len(self.prune_ratios):
+        if prune_ratios is not None and len(quantiles) != len(prune_ratios):
             raise ValueError(
                 'prune_ratios must have one entry for each of the '
                 f'{len(quantiles)} quantiles, but got {prune_ratios}'
@@ -242,13 +286,20 @@ class RandomPolicy(PruningPolicy):
     Args:
         prune_ratio (float | dict): The share to prune of all scored samples;
             a number or a schedule.
+        keep (float, optional): The share of all samples to keep, instead of
+            ``prune_ratio``; one of the two is needed.
         delta (float): See :class:`PruningPolicy`. Defaults to 0.875.
     """
 
     def __init__(
-        self, prune_ratio: float | Mapping[str, Any], *, delta: float = 0.875
+        self,
+        prune_ratio: float | Mapping[str, Any] | None = None,
+        *,
+        keep: float | None = None,
+        delta: float = 0.875,
     ) -> None:
-        super().__init__([prune_ratio], delta=delta)
+        ratios = None if prune_ratio is None else [prune_ratio]
+        super().__init__(ratios, keep=keep, delta=delta)
 
     def thresholds(self, scores: Tensor) -> list[float]:
         return [math.inf]

@@ -9,6 +9,25 @@ from typing import Any
 _CLOCK_TOLERANCE = 1e-9
 
 
+def check_keep(keep: Any, instead_of: Any) -> None:
+    """Raise a ValueError unless a share can be kept, and nothing else is set.
+
+    Args:
+        keep (float): The share of all samples.
+        instead_of (Any): The prune ratios, None where they are left out.
+    """
+    if instead_of is not None:
+        raise ValueError(
+            f'keep={keep!r} is set beside the prune ratio {instead_of}, but '
+            'ratios follow from keep. Leave one of the two out'
+        )
+    if not is_number(keep) or not 0 < keep <= 1:
+        raise ValueError(
+            f'keep must be in (0, 1], but got {keep!r}: it is the share of '
+            'all samples that a pruned round keeps'
+        )
+
+
 def is_number(value: Any) -> bool:
     """Say whether a setting is a number, which True and False are not."""
     return isinstance(value, Real) and not isinstance(value, bool)
