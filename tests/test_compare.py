@@ -40,6 +40,7 @@ from infobatch_mm.compare.cells import (
     append_result,
     budget_of,
     check_same,
+    config_of,
     order,
     read_results,
 )
@@ -703,6 +704,13 @@ def test_an_arm_waits_for_what_it_needs(tmp_path):
         'infobatch-s1',
         'short-s1',
     ]
+
+
+def test_a_cell_has_its_seed_and_the_config_s_other_randomness(tmp_path):
+    options = {'randomness.deterministic': True, 'randomness.seed': 9}
+    study = replace(of_study(tmp_path), setup=DIGITS._replace(options=options))
+    cfg = config_of(study, study.cell('full', 4), ALL_DATA)
+    assert cfg.randomness == dict(deterministic=True, seed=4)
 
 
 def test_what_needs_a_failed_cell_is_not_run(tmp_path, monkeypatch):
