@@ -27,6 +27,7 @@ from test_docs import snippets
 
 from infobatch_mm import InfoBatchEpochBasedTrainLoop, InfoBatchHook, enable
 from infobatch_mm.commands import train as train_tool
+from infobatch_mm.compare.stock import is_higher_better, metric_of, unpruned
 from infobatch_mm.config import check_options, prune_loop
 from infobatch_mm.heads import WeightedHeadMixin
 from infobatch_mm.policies import build_policy
@@ -342,6 +343,18 @@ def test_an_overlay_is_what_enable_makes_of_its_twin(path):
         imports['imports']
     )
     assert found == expected
+
+
+@pytest.mark.parametrize('path', OVERLAYS, ids=lambda path: path.stem)
+def test_an_overlay_becomes_its_twin_again(path):
+    """For the arms of a comparison that do not prune."""
+    found, options = unpruned(load(path))
+    expected = stock_of(path)
+    expected.train_dataloader.sampler.pop('_scope_', None)
+    assert found.to_dict() == expected.to_dict()
+    assert options['policy']['type'] in str(load(path).custom_hooks)
+    assert metric_of(found) == 'accuracy/top1'
+    assert is_higher_better(found, 'accuracy/top1')
 
 
 @pytest.mark.parametrize('path', OVERLAYS, ids=lambda path: path.stem)

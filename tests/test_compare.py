@@ -40,6 +40,7 @@ from infobatch_mm.compare.cells import (
     append_result,
     budget_of,
     check_same,
+    config_of,
     order,
     read_results,
 )
@@ -708,6 +709,13 @@ def test_an_arm_waits_for_what_it_needs(tmp_path):
     ]
 
 
+def test_a_cell_has_its_seed_and_the_config_s_other_randomness(tmp_path):
+    options = {'randomness.deterministic': True, 'randomness.seed': 9}
+    study = replace(of_study(tmp_path), setup=DIGITS._replace(options=options))
+    cfg = config_of(study, study.cell('full', 4), ALL_DATA)
+    assert cfg.randomness == dict(deterministic=True, seed=4)
+
+
 def test_what_needs_a_failed_cell_is_not_run(tmp_path, monkeypatch):
     def run(study, cell, budget, place):
         raise RuntimeError(f'{cell.name} failed')
@@ -1348,3 +1356,14 @@ def test_what_cannot_be_compared_is_refused(desk, argv, said):
 def test_one_number_is_how_many_seeds_there_are():
     assert planning.seeds_of([3]) == [0, 1, 2]
     assert planning.seeds_of([7, 5, 7]) == [7, 5]
+
+
+def test_the_commands_of_the_page_are_those_of_the_parser():
+    text = (ROOT / 'docs/own_data.md').read_text()
+    lines = [line.strip() for line in text.splitlines()]
+    found = [line for line in lines if line.startswith('infobatch compare ')]
+    assert len(found) == 3
+    for line in found:
+        args = command.build_parser().parse_args(line.split()[2:])
+        assert args.config == 'my_config.py'
+        assert planning.seeds_of(args.seeds)

@@ -140,7 +140,9 @@ def config_of(
     stock = stock or stock_config(study.setup)
     change = study.arms[cell.arm].change
     cfg = change(copy.deepcopy(stock), budget, cell.seed)
-    cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': cell.seed}
+    # What is off is left out, as the digests of the first cells have it.
+    given = (cfg.get('randomness') or {}).items()
+    cfg.randomness = {k: v for k, v in given if v} | dict(seed=cell.seed)
     return cfg
 
 
