@@ -16,8 +16,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
 from mmpretrain.registry import MODELS
+from test_estimate import read as read_rank
 from test_estimate import say
-from test_rank import read as read_rank
 from test_report import Page, check, report
 
 from infobatch_mm.commands import running, train
