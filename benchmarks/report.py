@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from infobatch_mm.compare.cells import Results, read_results
-from infobatch_mm.compare.pictures import draw
 from infobatch_mm.compare.statistics import paired, verdict
 from infobatch_mm.compare.tables import (
     arms_table,
@@ -14,6 +13,7 @@ from infobatch_mm.compare.tables import (
     class_table,
     controls_table,
     differences,
+    draw,
     efficiency_table,
     interval,
     power_text,

@@ -5,11 +5,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .clock import FullDataClock
+from .clock import FullDataClock, RunTimes
 from .pacing import FEWER_STEPS, SMALLER_BATCHES, Dealing, next_batch
 from .pruning import Plan
 from .scores import ScoreBoard
-from .stopwatch import RunTimes
 
 
 class Policy(Protocol):

@@ -49,7 +49,6 @@ from infobatch_mm.compare.parts import (
     InfiniteSubsetSampler,
     UnscaledPolicy,
 )
-from infobatch_mm.compare.pictures import draw
 from infobatch_mm.compare.setup import (
     Setup,
     samples_budget,
@@ -79,6 +78,7 @@ from infobatch_mm.compare.tables import (
     class_names,
     controls_table,
     differences,
+    draw,
     efficiency_table,
 )
 from infobatch_mm.records import read_json_lines

@@ -9,8 +9,7 @@ import pytest
 import toys
 from mmengine.hooks import Hook
 
-from infobatch_mm.clock import FullDataClock, crosses
-from infobatch_mm.stopwatch import Stopwatch
+from infobatch_mm.clock import FullDataClock, Stopwatch, crosses
 
 SHAPES = [(iters, ticks) for iters, ticks in product(range(1, 14), repeat=2)]
 PRUNED = [(iters, ticks) for iters, ticks in SHAPES if iters <= ticks]

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import nn
 
 from infobatch_mm.commands import prepare
-from infobatch_mm.prepare import classification, files, segmentation
+from infobatch_mm.prepare import classification, extract, segmentation
 
 REPO = Path(__file__).parents[1]
 SHARED = REPO.parent / 'shared'
@@ -357,7 +357,7 @@ def test_sample_without_images_is_named(root):
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason='needs ../shared/data')
 def test_the_shared_sample(tmp_path):
-    files.extract(SHARED / 'data' / 'ade20k_sample.tar', tmp_path)
+    extract(SHARED / 'data' / 'ade20k_sample.tar', tmp_path)
     sample = tmp_path / 'ade20k_sample'
     official = check(sample / 'ADEChallengeData2016', '--sample')
     assert official.startswith('checked: 1 training, 3 validation images')
