@@ -16,7 +16,6 @@ from .pruned_run import STATE_KEY, PrunedRun
 from .pruning import NoPruningPolicy
 from .pruning.registry import build_policy
 from .reach import check_unweighted
-from .settings import check_settings
 
 
 @HOOKS.register_module()
@@ -106,7 +105,7 @@ class InfoBatchHook(Hook):
         smallest_batch: int = 2,
     ) -> None:
         check_unweighted(unweighted)
-        check_settings(
+        checks.check_settings(
             score, score_momentum, warmup_rounds, pacing, smallest_batch
         )
         self.policy = build_policy(policy, delta)

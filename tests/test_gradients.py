@@ -22,7 +22,7 @@ from torch import nn
 
 from infobatch_mm import InfoBatchPolicy, QuantilePolicy
 from infobatch_mm.heads import WeightedHeadMixin
-from infobatch_mm.heads.pixel_losses import (
+from infobatch_mm.heads.decode_head import (
     PixelLosses,
     class_balanced_means,
     image_means,

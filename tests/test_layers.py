@@ -16,7 +16,7 @@ ROOMS = ('infobatch_mm', 'zoo', 'benchmarks', 'tools')
 # for many modules, and the first floor that fits a name is its own.
 FLOORS = {
     'arithmetic': (
-        'settings pacing rescale clock ledger pruning '
+        'pacing rescale clock ledger pruning '
         'pruning.plan pruning.prune_ratio pruning.draw pruning.policies '
         'estimate'
     ),
