@@ -12,15 +12,15 @@ TORCH_CLS ?= torch==2.15.0 torchvision==0.29.2
 VENV_CLS := .venv-cls
 CLS_TESTS := $(wildcard tests/test_cls_*.py) tests/test_benchmarks.py \
 	tests/test_commands.py tests/test_host.py \
-	tests/test_prepare_classification.py tests/test_scores.py
+	tests/test_prepare.py tests/test_scores.py
 
 # Tests run in parallel, a file in one process, since the tests of a file share
 # runs. Nothing they use is of the machine as a whole: ports are free ones.
 JOBS ?= auto
 PYTEST := -m pytest --numprocesses $(JOBS) --maxprocesses 8 --dist loadfile
 # What make check leaves out: tests that start processes or train for long.
-SLOW := benchmarks cls compare configs distributed gpu indexed off_is_stock \
-	pacing packaging prepare_classification report resume ways_in zoo
+SLOW := benchmarks cls compare configs distributed datasets gpu off_is_stock \
+	pacing packaging prepare report resume ways_in zoo
 SLOW_TESTS := $(foreach name,$(SLOW),$(wildcard tests/test_$(name)*.py))
 # Run in .venv only: nothing in them depends on the family of packages. They
 # test the layout of the project and what is packed. A file that calls mmengine,

@@ -352,15 +352,18 @@ def test_without_rescaling_the_same_samples_have_weight_one():
 
 
 def result(arm, seed):
-    return dict(arm=arm, seed=seed, value=0.1 + seed, threshold=None)
+    return dict(
+        suite='s', arm=arm, seed=seed, value=0.1 + seed, threshold=None
+    )
 
 
 def test_results_are_read_by_arm_and_seed(tmp_path):
     path = tmp_path / 'new' / 'results.jsonl'
-    assert read_results(path, ['full']) == {}
+    assert read_results(path, 's', ['full']) == {}
     for arm, seed in [('b', 2), ('a', 1), ('other', 0), ('b', 1)]:
         append_result(path, result(arm, seed))
-    found = read_results(path, ['a', 'c', 'b'])
+    append_result(path, result('a', 3) | dict(suite='another'))
+    found = read_results(path, 's', ['a', 'c', 'b'])
     assert list(found) == ['a', 'b'] and list(found['b']) == [1, 2]
     assert found['b'][2] == result('b', 2)
 
@@ -408,7 +411,7 @@ def test_processes_that_write_at_once_lose_nothing(tmp_path):
     for writer in writers:
         writer.join()
         assert writer.exitcode == 0
-    found = read_results(path, 'abc')
+    found = read_results(path, 's', 'abc')
     for arm in 'abc':
         assert found[arm] == {s: result(arm, s) for s in range(50)}
 
