@@ -24,7 +24,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from scipy import stats
 
-from infobatch_mm import enable
+from infobatch_mm import enable, override
 from infobatch_mm.commands import compare as command
 from infobatch_mm.commands.running import build_runner
 from infobatch_mm.compare import (
@@ -758,10 +758,12 @@ def ways_in(stock, options):
     kind = 'infobatch_mm.override.PruneHook'
     cfg.default_hooks.infobatch = dict(type=kind, **options)
     yield cfg
-    cfg = copy.deepcopy(stock)
-    cfg.train_cfg.infobatch = options
-    cfg.train_cfg.type = f'infobatch_mm.override.{stock.train_cfg.type}'
-    yield cfg
+    name = stock.train_cfg.type
+    for kind in (f'infobatch_mm.override.{name}', getattr(override, name)):
+        cfg = copy.deepcopy(stock)
+        cfg.train_cfg.infobatch = options
+        cfg.train_cfg.type = kind
+        yield cfg
 
 
 @pytest.mark.parametrize('by_iter', [False, True])

@@ -310,7 +310,8 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     parser = build_parser(prog)
     args = parser.parse_args(argv)
     with in_one_line(parser):
-        require('scipy', 'compare')
+        for package in ('scipy', 'jinja2', 'matplotlib'):
+            require(package, 'compare')
         if not args.yes and not sys.stdin.isatty():
             raise ValueError(
                 'there is no terminal on which to ask whether to begin: give '

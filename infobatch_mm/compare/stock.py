@@ -93,8 +93,15 @@ def _unwrap_loop(train_cfg: MutableMapping[str, Any]) -> None:
         return
     if _is(train_cfg, LOOPS):
         train_cfg['type'] = type_name(train_cfg).removeprefix(LOOP)
-    elif str(train_cfg['type']).startswith(f'{OVERRIDE}.'):
+    elif _module(train_cfg['type']) == OVERRIDE:
         train_cfg['type'] = type_name(train_cfg)
+
+
+def _module(kind: str | type) -> str:
+    """Return the module that a type names."""
+    return (
+        kind.rpartition('.')[0] if isinstance(kind, str) else kind.__module__
+    )
 
 
 def _unwrap_data(cfg: Config) -> None:
@@ -125,7 +132,7 @@ def _take_imports(cfg: Config) -> None:
 def _check_nothing_left(cfg: Config) -> None:
     ours = {*HOOKS, SAMPLER, DATASET, *HEADS, *LOOPS}
     for part in _parts(cfg.to_dict()):
-        if _is(part, ours):
+        if _is(part, ours) or _module(part.get('type', '')) == OVERRIDE:
             raise ValueError(
                 f'{type_name(part)} stands at a place of this config from '
                 'which it cannot be taken out, so its other arms cannot be '

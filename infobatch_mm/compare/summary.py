@@ -3,7 +3,6 @@
 import json
 import statistics
 from collections.abc import Iterable, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -263,8 +262,10 @@ def write(study: Study, results: Results, config: str) -> str:
 
 
 def write_page(work_dir: Path) -> Path:
-    """Write the page about what :func:`write` has left in a folder."""
-    page = import_module('infobatch_mm.report.page')
-    if not hasattr(page, 'write_comparison'):  # made on another branch
-        return work_dir / TABLE_FILE
-    return page.write_comparison(work_dir)
+    """Write the page about what :func:`write` has left in a folder.
+
+    Needs jinja2 and matplotlib.
+    """
+    from ..report.page import write_comparison
+
+    return write_comparison(work_dir)
