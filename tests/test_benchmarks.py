@@ -50,6 +50,26 @@ def test_finished_cells_are_those_of_todays_configs(suite):
     assert len(found) == len(lines) > 0  # each line is a cell of its own
 
 
+@pytest.mark.parametrize(
+    'suite',
+    [pytest.param(s, marks=needs(s)) for s in ('digits', 'camvid', 'cifar10')],
+)
+def test_small_batches_cost_what_pruning_did(suite):
+    study = suites.study(suite)
+    finished = study.finished()
+    pruned = finished['infobatch'][0]
+    cell = study.cell('small-batch', 0)
+    cfg = config_of(study, cell, budget_for(study, cell, finished))
+    batch = cfg.train_dataloader.batch_size
+    if 'max_epochs' in cfg.train_cfg:
+        samples = cfg.train_cfg.max_epochs * pruned['dataset_size']
+    else:
+        samples = cfg.train_cfg.max_iters * batch
+    assert samples == pytest.approx(pruned['samples_seen'], rel=0.012)
+    steps = finished['full'][0]['iters']
+    assert samples / batch == pytest.approx(steps, rel=0.5 / batch + 0.01)
+
+
 def test_there_are_as_many_cells_as_ever():
     paths = {suites.cells_file(suite) for suite in suites.SUITES}
     assert {*suites.CELLS.iterdir()} == paths
