@@ -5,7 +5,7 @@ python -m benchmarks report
 
 A cell that is finished is not run again, one that was cut off is resumed
 from its last checkpoint. Finished cells are lines of
-`benchmarks/cells/SUITE.jsonl`; what their runs write lies under
+`benchmarks/cells/DATA.jsonl`; what their runs write lies under
 `work_dirs/benchmark`. `report` writes the tables and pictures of RESULTS.md
 and the tables of other pages.
 """

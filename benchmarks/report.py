@@ -73,7 +73,7 @@ STEP_MODELS = dict(
 def read_all() -> dict[str, Results]:
     """Read the finished cells of all suites that have any."""
     found = {
-        suite: read_results(suites.CELLS / f'{suite}.jsonl', ARMS)
+        suite: read_results(suites.cells_file(suite), suite, ARMS)
         for suite in SUITES
     }
     return {suite: results for suite, results in found.items() if results}
@@ -110,8 +110,14 @@ def suite_text(suite: str, results: Results) -> str:
         if class_names(results):
             arms = [arm for arm in CLASS_ARMS if arm in results]
             parts.append(class_table(results, arms))
-        parts.append(picture(f'Curves of {suite}', suite))
+        if is_drawn(results):
+            parts.append(picture(f'Curves of {suite}', suite))
     return '\n\n'.join(parts)
+
+
+def is_drawn(results: Results) -> bool:
+    """Tell whether a suite has a picture: it needs a control."""
+    return results.keys() >= MAP_ARMS
 
 
 def map_text(on_map: Mapping[str, Results]) -> str:
@@ -180,7 +186,7 @@ def with_blocks(text: str, found: Mapping[str, str]) -> str:
 def draw_all(results_of: Mapping[str, Results], folder: Path) -> None:
     """Draw every picture that RESULTS.md shows."""
     for suite, results in by_themselves(results_of).items():
-        if {'full', 'infobatch'} <= results.keys():
+        if is_drawn(results):
             draw(results, suite, folder / f'{suite}.png')
     if len(fields := on_map(results_of)) > 1:
         draw_map(fields, folder / 'map.png')

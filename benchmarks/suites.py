@@ -129,6 +129,11 @@ EXPLORATORY: dict[str, Arm] = {
 ARMS = CORE | EXPLORATORY
 
 
+def cells_file(suite: str) -> Path:
+    """Return the file of a suite's finished cells, one for its data set."""
+    return CELLS / f'{suite.partition("-")[0]}.jsonl'
+
+
 def study(suite: str) -> Study:
     """Return a suite with its arms and its places."""
     path = [str(HERE / 'parts'), os.environ.get('PYTHONPATH', '')]
@@ -136,7 +141,7 @@ def study(suite: str) -> Study:
         suite,
         SUITES[suite],
         ARMS,
-        results=CELLS / f'{suite}.jsonl',
+        results=cells_file(suite),
         work_dir=RUNS / suite,
         train=(sys.executable, str(ROOT / 'tools/train.py')),
         env=dict(

@@ -40,6 +40,7 @@ from infobatch_mm.compare.cells import (
     append_result,
     budget_of,
     check_same,
+    config_of,
     order,
     read_results,
 )
@@ -351,15 +352,18 @@ def test_without_rescaling_the_same_samples_have_weight_one():
 
 
 def result(arm, seed):
-    return dict(arm=arm, seed=seed, value=0.1 + seed, threshold=None)
+    return dict(
+        suite='s', arm=arm, seed=seed, value=0.1 + seed, threshold=None
+    )
 
 
 def test_results_are_read_by_arm_and_seed(tmp_path):
     path = tmp_path / 'new' / 'results.jsonl'
-    assert read_results(path, ['full']) == {}
+    assert read_results(path, 's', ['full']) == {}
     for arm, seed in [('b', 2), ('a', 1), ('other', 0), ('b', 1)]:
         append_result(path, result(arm, seed))
-    found = read_results(path, ['a', 'c', 'b'])
+    append_result(path, result('a', 3) | dict(suite='another'))
+    found = read_results(path, 's', ['a', 'c', 'b'])
     assert list(found) == ['a', 'b'] and list(found['b']) == [1, 2]
     assert found['b'][2] == result('b', 2)
 
@@ -407,7 +411,7 @@ def test_processes_that_write_at_once_lose_nothing(tmp_path):
     for writer in writers:
         writer.join()
         assert writer.exitcode == 0
-    found = read_results(path, 'abc')
+    found = read_results(path, 's', 'abc')
     for arm in 'abc':
         assert found[arm] == {s: result(arm, s) for s in range(50)}
 
@@ -703,6 +707,13 @@ def test_an_arm_waits_for_what_it_needs(tmp_path):
         'infobatch-s1',
         'short-s1',
     ]
+
+
+def test_a_cell_has_its_seed_and_the_config_s_other_randomness(tmp_path):
+    options = {'randomness.deterministic': True, 'randomness.seed': 9}
+    study = replace(of_study(tmp_path), setup=DIGITS._replace(options=options))
+    cfg = config_of(study, study.cell('full', 4), ALL_DATA)
+    assert cfg.randomness == dict(deterministic=True, seed=4)
 
 
 def test_what_needs_a_failed_cell_is_not_run(tmp_path, monkeypatch):
@@ -1345,3 +1356,14 @@ def test_what_cannot_be_compared_is_refused(desk, argv, said):
 def test_one_number_is_how_many_seeds_there_are():
     assert planning.seeds_of([3]) == [0, 1, 2]
     assert planning.seeds_of([7, 5, 7]) == [7, 5]
+
+
+def test_the_commands_of_the_page_are_those_of_the_parser():
+    text = (ROOT / 'docs/own_data.md').read_text()
+    lines = [line.strip() for line in text.splitlines()]
+    found = [line for line in lines if line.startswith('infobatch compare ')]
+    assert len(found) == 3
+    for line in found:
+        args = command.build_parser().parse_args(line.split()[2:])
+        assert args.config == 'my_config.py'
+        assert planning.seeds_of(args.seeds)

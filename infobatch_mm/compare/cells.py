@@ -44,7 +44,8 @@ class Study:
         name (str): Stands in its results as `suite`.
         setup (Setup): What its arms train.
         arms (Mapping): Its arms by name, in the order of its tables.
-        results (Path): The file of its finished cells.
+        results (Path): The file of its finished cells, and maybe of those
+            of other studies.
         work_dir (Path): Where its cells run, each in a folder of its own.
         train (Sequence): The command that trains a config file.
         env (Mapping): Environment variables of its runs, beside those of
@@ -75,7 +76,7 @@ class Study:
 
     def finished(self) -> Results:
         """Read the results of its finished cells."""
-        return read_results(self.results, self.arms)
+        return read_results(self.results, self.name, self.arms)
 
     def needs(self, cell: Cell) -> Cell | None:
         """Return the cell that another takes its budget from, if any."""
@@ -139,7 +140,9 @@ def config_of(
     stock = stock or stock_config(study.setup)
     change = study.arms[cell.arm].change
     cfg = change(copy.deepcopy(stock), budget, cell.seed)
-    cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': cell.seed}
+    # What is off is left out, as the digests of the first cells have it.
+    given = (cfg.get('randomness') or {}).items()
+    cfg.randomness = {k: v for k, v in given if v} | dict(seed=cell.seed)
     return cfg
 
 
@@ -167,11 +170,11 @@ def check_same(study: Study, cells: Iterable[Cell], finished: Results) -> None:
 # The file of finished cells, one JSON line a cell
 
 
-def read_results(path: Path, arms: Iterable[str]) -> Results:
-    """Read the finished runs of some arms, in the order of the arms."""
+def read_results(path: Path, suite: str, arms: Iterable[str]) -> Results:
+    """Read the finished runs of a suite, in the order of its arms."""
     results: Results = {arm: {} for arm in arms}
     for line in sorted(read_json_lines(path), key=lambda line: line['seed']):
-        if line['arm'] in results:
+        if line['suite'] == suite and line['arm'] in results:
             results[line['arm']][line['seed']] = line
     return {arm: runs for arm, runs in results.items() if runs}
 
