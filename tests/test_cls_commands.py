@@ -1,5 +1,6 @@
-"""The commands on mmpretrain: test, train and report."""
+"""The commands on mmpretrain: test, train, report, estimate and rank."""
 
+import re
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
@@ -11,14 +12,16 @@ import mmengine
 import mmpretrain
 import torch
 from mmengine.config import Config
+from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
 from mmpretrain.registry import MODELS
+from test_estimate import read as read_rank
+from test_estimate import say
 from test_report import Page, check, report
 
 from infobatch_mm.commands import running, train
 from infobatch_mm.commands import test as test_tool
-from infobatch_mm.report import results
 
 THEIRS = Path(mmpretrain.__file__).parent / '.mim' / 'tools'
 IMAGES = 4
@@ -254,6 +257,13 @@ def test_names_of_packages_are_read_by_both():
 # infobatch report: a run of mmpretrain
 
 
+class NotedMetrics(Hook):
+    """Keeps what the last validation found."""
+
+    def after_val_epoch(self, runner, metrics):
+        self.metrics = metrics
+
+
 @pytest.mark.parametrize('pruned', [True, False], ids=['pruned', 'stock'])
 def test_a_run_of_mmpretrain(tmp_path, pruned):
     cfg = cls_toys.config(tmp_path, pruned=pruned)
@@ -265,16 +275,58 @@ def test_a_run_of_mmpretrain(tmp_path, pruned):
         dataset=cls_toys.blobs(8),
         collate_fn=dict(type='default_collate'),
     )
-    cfg.val_evaluator = dict(type='Accuracy', topk=(1,))
+    cfg.val_evaluator = [
+        dict(type='Accuracy', topk=(1,)),
+        dict(type='SingleLabelMetric', average=None),
+    ]
     cfg.val_cfg = dict(type='ValLoop')
     cfg.default_hooks.checkpoint.interval = 4
-    Runner.from_cfg(cfg).train()
+    cfg.log_level = 'INFO'  # at which the log has the results by class
+    noted = NotedMetrics()
+    runner = Runner.from_cfg(cfg)
+    runner.register_hook(noted)
+    runner.train()
     page = Page(report.render(tmp_path))
     check(page)
     assert 'accuracy/top1 over samples' in page.images[0]['alt']
-    assert results.NO_CLASSES in page.missing
+    # A column for each list that the metric gives, a row for each class.
+    for metric in ('precision', 'recall', 'f1-score'):
+        values = noted.metrics[f'single-label/{metric}_classwise']
+        shown = [float(page.row(name)[metric]) for name in 'abcde']
+        assert shown == pytest.approx(values, abs=0.005)
     # Each sample is an image with the name of its class.
     assert len(page.pictures('image/png')) == (16 if pruned else 0)
     if pruned:
         labels = {card.label for card in report.gallery(tmp_path).hardest}
         assert labels <= set('abcde')
+
+
+# estimate and rank
+
+
+def test_a_pilot_of_mmpretrain(tmp_path, capsys):
+    cfg = cls_toys.config(tmp_path / 'unused', pruned=False, epochs=8)
+    del cfg.train_dataloader['collate_fn']
+    cfg.custom_imports = dict(imports=['cls_toys'])
+    cfg.dump(tmp_path / 'config.py')
+    text, rows = say(capsys, str(tmp_path / 'config.py'), '--pilot', '2')
+    assert 'Pilot: 2 rounds' in text
+    assert rows[0][4:6] == ['48', '192']
+    counts = re.findall(r'^ .* to \S+ +(\d+)', text, re.MULTILINE)
+    assert sum(map(int, counts)) == 24
+
+
+def test_samples_of_mmpretrain_have_no_paths(tmp_path, capsys):
+    cfg = cls_toys.config(tmp_path, epochs=8)
+    cfg.default_hooks.checkpoint.interval = 8
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    capsys.readouterr()
+    rows, notes = read_rank(capsys, tmp_path, '--top', '5')
+    # The last round kept all samples.
+    assert len(notes) == 1
+    [hook] = [hook for hook in runner.hooks if hasattr(hook, 'board')]
+    hardest = hook.board.scores.argsort(descending=True)[:5].tolist()
+    assert [int(row['index']) for row in rows] == hardest
+    assert {row['path'] for row in rows} == {''}
+    assert {row['last_weight'] for row in rows} == {'1.0'}

@@ -1,26 +1,41 @@
-"""What a run left behind, read, and the page about it."""
+"""What runs left behind, read, and the page about them."""
 
 import base64
 import json
+import math
 import re
+import statistics
 import sys
 import time
+from functools import partial
 from html.parser import HTMLParser
-from xml.etree import ElementTree
 
 import pytest
+import torch
 import toys
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
-from infobatch_mm import records
+from infobatch_mm import InfoBatchHook, records
 from infobatch_mm.commands import report as command
+from infobatch_mm.host import packages
+from infobatch_mm.report import (
+    arms,
+    class_logs,
+    figures,
+    results,
+    round_figures,
+    samples,
+    sources,
+    tables,
+)
 from infobatch_mm.report import page as report
-from infobatch_mm.report import results, samples
 from infobatch_mm.report import runs as read_run
 from infobatch_mm.report.runs import last_start
 
 BATCH = 4
+MINUS = '\N{MINUS SIGN}'
 
 
 @HOOKS.register_module()
@@ -30,7 +45,7 @@ class SlowTruth(Hook):
     def __init__(self, stop_at=None):
         self.samples = 0
         self.stop_at = stop_at
-        self.found = []
+        self.found, self.clock = [], []
 
     def after_train_iter(self, runner, batch_idx, data_batch, outputs):
         self.samples += len(data_batch['inputs'])
@@ -39,6 +54,9 @@ class SlowTruth(Hook):
 
     def after_val_epoch(self, runner, metrics):
         self.found.append((runner.iter, self.samples, metrics['mIoU']))
+        hooks = (h for h in runner.hooks if isinstance(h, InfoBatchHook))
+        hook = next(hooks, None)
+        self.clock.append(hook.run.clock.now if hook else runner.iter)
 
 
 def config(work_dir, *, iters=None, **settings):
@@ -77,6 +95,9 @@ def test_what_a_run_did(tmp_path, pruned, iters, samples):
     assert len(done.found) > 1
     assert read_run.iterations(tmp_path) == [i for i, _, _ in done.found]
     assert read_run.images_seen(tmp_path) == [n for _, n, _ in done.found]
+    clock = results.clock_at(tmp_path, read_run.iterations(tmp_path))
+    # Within a round the hook's clock has whole ticks.
+    assert clock == pytest.approx(done.clock, abs=1)
     lines = read_run.validations(tmp_path)
     assert [line['mIoU'] for line in lines] == [m for _, _, m in done.found]
     assert read_run.global_batch(tmp_path) == BATCH
@@ -127,7 +148,12 @@ def test_a_resumed_run_reads_as_one(tmp_path, monkeypatch, pruned, iters):
 
 
 def write(
-    work_dir, lines, torn='', start='20260101_000000', budget='max_iters'
+    work_dir,
+    lines,
+    torn='',
+    start='20260101_000000',
+    budget='max_iters',
+    config='',
 ):
     folder = work_dir / start / 'vis_data'
     folder.mkdir(parents=True)
@@ -137,7 +163,7 @@ def write(
         f'train_cfg = dict({budget}=40)\n'
         'train_dataloader = dict(batch_size=2)\n'
         'default_hooks = dict(logger=dict('
-        f'log_metric_by_epoch={budget == "max_epochs"}))\n'
+        f'log_metric_by_epoch={budget == "max_epochs"}))\n{config}\n'
     )
 
 
@@ -229,7 +255,9 @@ class Page(HTMLParser):
         super().__init__()
         self.text, self.open = text, []
         self.parts, self.rows, self.images, self.missing = [], [], [], []
-        self.references = re.findall(r'@import|url\(', text)
+        self.cells = []  # (kind of the table, attributes of the cell)
+        self.ids = []
+        self.references = re.findall(r'@import|url\((?!#)', text)
         self.feed(text)
         self.close()
         assert self.open == []
@@ -238,13 +266,20 @@ class Page(HTMLParser):
         attributes = dict(attributes)
         if tag not in VOID:
             self.open.append((tag, attributes.get('class')))
-        if tag == 'img':
-            self.images.append(attributes)
+        if tag == 'img' or attributes.get('role') == 'img':
+            alt = attributes.get('aria-label')
+            self.images.append({'src': '', 'alt': alt, **attributes})
         if tag == 'tr':
             self.rows.append([])
+        if tag in ('td', 'th'):
+            self.rows[-1].append('')
+            kind = next(k for t, k in self.open[::-1] if t == 'table')
+            self.cells.append((kind, tag, attributes))
+        if 'id' in attributes:
+            self.ids.append(attributes['id'])
         for name, value in attributes.items():
             assert not name.startswith('on')
-            if name in REFERENCES and not value.startswith('data:'):
+            if name in REFERENCES and not value.startswith(('data:', '#')):
                 self.references.append(value)
         assert tag != 'script'
 
@@ -252,15 +287,15 @@ class Page(HTMLParser):
         assert self.open.pop()[0] == tag
 
     def handle_data(self, data):
-        text = data.strip()
+        text = ' '.join(data.split())
         if not text:
             return
-        tag, kind = self.open[-1]
-        if tag == 'h2':
+        tags = [tag for tag, _ in self.open]
+        if tags[-1] == 'h2':
             self.parts.append(text)
-        if tag in ('td', 'th'):
-            self.rows[-1].append(text)
-        if kind == 'missing':
+        if 'td' in tags or 'th' in tags:
+            self.rows[-1][-1] = f'{self.rows[-1][-1]} {text}'.strip()
+        if self.open[-1][1] == 'missing':
             self.missing.append(text)
 
     def pictures(self, kind):
@@ -272,21 +307,61 @@ class Page(HTMLParser):
             if image['src'].startswith(start)
         ]
 
+    @property
+    def charts(self):
+        """The charts, each an element of the page."""
+        return re.findall(r'<svg.*?</svg>', self.text, re.DOTALL)
+
+    def row(self, name):
+        """Return the first row of that name, by the heads of its table."""
+        heads = None
+        for cells in self.rows:
+            if cells[0] in ('arm', 'class'):
+                heads = cells
+            elif cells[0].split(' ')[0] == name:
+                return dict(zip(heads, cells, strict=True))
+        raise LookupError(name)
+
 
 def check(page):
     """A whole page that refers to nothing outside itself, in words too."""
     assert page.parts == PARTS
     assert page.references == []
     assert all(image['alt'] for image in page.images)
-    assert all(reason.startswith('Left out:') for reason in page.missing)
-    for chart in page.pictures('image/svg+xml'):
-        tree = ElementTree.fromstring(chart)
-        for node in tree.iter():
-            for name, value in node.attrib.items():
-                if name.endswith('href'):
-                    assert value.startswith(('#', 'data:'))
+    assert all(reason.startswith('Left out') for reason in page.missing)
+    assert len(page.ids) == len(set(page.ids))
     for image in page.pictures('image/png'):
         assert image.startswith(b'\x89PNG')
+    check_narrow(page)
+    check_dark(page)
+
+
+def check_narrow(page):
+    """At 390 pixels no cell is cut: tables stack, or scroll in their box."""
+    for kind, tag, attributes in page.cells:
+        assert kind in ('stack', 'sticky')
+        if kind == 'stack' and tag == 'td':
+            # Stacked, a cell has no head of a column above it.
+            assert attributes['data-label']
+    narrow = page.text.partition('@media (max-width')[2]
+    assert re.search(r'\.stack td \{\s*display: grid', narrow)
+    assert 'width=device-width' in page.text
+    for table in re.findall(r'<div[^>]*>\s*<table', page.text):
+        assert 'class="scroll"' in table
+
+
+def check_dark(page):
+    """Each colour is a variable, which both schemes set."""
+    style = page.text[: page.text.index('</style>')]
+    light, _, dark = style.partition('prefers-color-scheme: dark')
+    used = set(re.findall(r'var\((--\w[\w-]*)\)', page.text))
+    for scheme in (light, dark):
+        assert used <= set(re.findall(r'(--\w[\w-]*):', scheme))
+    for chart in page.charts:
+        # An image within a chart holds its colours itself.
+        text = re.sub(r'href="data:[^"]*"', '', chart)
+        assert not re.search(r'(?:fill|stroke): #', text)
+        assert not re.search(r'<text(?![^>]*fill: var)', text)
 
 
 def save_at_end(cfg):
@@ -308,27 +383,30 @@ def test_a_pruned_run_beside_its_baseline(tmp_path, stock):
     check(page)
     assert page.missing == []
     alts = [image['alt'] for image in page.images]
-    charts = ['mIoU over samples', 'mIoU over training time', 'kept share']
-    charts += ['weights by round', 'Heat map', 'variance ratio']
-    assert len(page.pictures('image/svg+xml')) == len(charts)
+    charts = ['mIoU over samples', 'mIoU over training time']
+    charts += ['mIoU over clock', 'learning rate', 'training loss']
+    charts += ['kept share', 'weights by round', 'Heat map']
+    charts += ['variance ratio', 'Histogram of 24 scores']
+    assert len(page.charts) == len(charts)
     for alt, words in zip(alts, charts, strict=False):
         assert words in alt
     # Hardest and most pruned, each with its label map.
     samples = [alt for alt in alts if alt.startswith('Training image')]
     assert len(samples) == 16
     assert len(page.pictures('image/png')) == 32
-    rows = {row[0]: row[1:] for row in page.rows if row}
-    assert rows['samples trained on'][1:] == ['96', rows_change(rows)]
-    assert set(rows) >= {'mIoU, last', 'iterations', 'background', '9'}
-    assert all(len(rows[name]) == 4 for name in ('background', '9'))
-    assert 'InfoBatchPolicy(0.5 until 0.875)' in page.text
+    seen = records.read_summary(folder)['samples_seen']
+    saved = f'{100 * (96 - seen) / 96:.1f}'
+    costs = page.row('pruned_run')['samples trained on']
+    assert costs == f'{seen} ▲ better {MINUS}{saved} %'
+    assert page.row('stock_run')['samples trained on'] == '96'
+    assert (
+        'one seed: no verdict'
+        in page.row('pruned_run')['difference to stock_run']
+    )
+    assert len(page.row('background')) == len(page.row('9')) == 3
+    assert '<h1>pruned_run · InfoBatchPolicy(0.5 until 0.875)' in page.text
     assert 'MMEngine' in page.text
     assert 'train_dataloader' in page.text
-
-
-def rows_change(rows):
-    seen, budget, _ = rows['samples trained on']
-    return results.change([int(seen), int(budget)])
 
 
 def test_the_gallery_holds_the_extremes(tmp_path):
@@ -359,7 +437,7 @@ def test_a_stock_run_says_what_it_lacks(stock):
         report.NO_ROUNDS,
         'Left out: the checkpoint is of a stock run, with no scores.',
     ]
-    assert len(page.pictures('image/svg+xml')) == 2
+    assert len(page.charts) == 5
 
 
 def test_a_run_that_has_just_begun(tmp_path):
@@ -367,7 +445,7 @@ def test_a_run_that_has_just_begun(tmp_path):
     page = Page(report.render(tmp_path))
     check(page)
     assert page.missing[0] == report.NO_VALIDATIONS
-    assert page.images == []
+    assert len(page.charts) == 2
 
 
 def test_a_run_by_iterations_whose_data_are_gone(tmp_path):
@@ -382,7 +460,7 @@ def test_a_run_by_iterations_whose_data_are_gone(tmp_path):
     check(page)
     (reason,) = page.missing
     assert 'GoneScenes' in reason
-    assert len(page.pictures('image/svg+xml')) == 6
+    assert len(page.charts) == 10
 
 
 def test_what_is_loaded_is_not_augmented():
@@ -435,3 +513,415 @@ def test_what_is_not_installed_is_named_with_its_extra(
     line = refusal(capsys, str(stock))
     assert 'jinja2 is not installed' in line
     assert 'pip install "infobatch_mm[report]"' in line
+
+
+# Several runs and seeds, by arm: files with known numbers
+
+
+def fake(folder, seed, values, *, metric='mIoU', seconds=0.5, config=''):
+    """Leave what a stock run of 10 iterations a validation would."""
+    lines = []
+    for step, value in enumerate(values, 1):
+        lines.append(train_line(10 * step, seconds))
+        found = {metric: value, 'data_time': 0.0, 'time': 0.1}
+        lines.append({**found, 'step': 10 * step})
+    seeded = f'randomness = dict(seed={seed})\n{config}'
+    write(folder, lines, config=seeded)
+    return folder
+
+
+def two_arms(tmp_path, lasts, *, metric='mIoU', **settings):
+    """Leave `fast` with these last values by seed beside `stock`."""
+    folders = [
+        fake(
+            tmp_path / f'fast_seed{seed}',
+            seed,
+            [40.0, value],
+            metric=metric,
+            config='optimizer = dict(lr=0.2)',
+            **settings,
+        )
+        for seed, value in lasts.items()
+    ]
+    stock = {0: 50.0, 1: 51.0, 2: 52.0}
+    return folders + [
+        fake(tmp_path / f'stock_seed{seed}', seed, [40, value], metric=metric)
+        for seed, value in stock.items()
+        if len(lasts) > 1 or seed == 0
+    ]
+
+
+# By hand: t(0.95, 2 degrees) = 2.91999, over the root of 3 seeds 1.68586
+# standard deviations of the differences.
+@pytest.mark.parametrize(
+    ('lasts', 'metric', 'cell', 'words'),
+    [
+        (
+            {0: 51.0, 1: 53.0, 2: 55.0},  # +1, +2, +3
+            'mIoU',
+            '▲ better +2.00 [+0.31, +3.69] better',
+            '+2.00 mIoU over 3 seeds, 90% interval [+0.31, +3.69]: better.',
+        ),
+        (
+            {0: 51.0, 1: 53.0, 2: 55.0},
+            'val_loss',
+            '▼ worse +2.00 [+0.31, +3.69] worse',
+            'val_loss over 3 seeds, 90% interval [+0.31, +3.69]: worse.',
+        ),
+        (
+            {0: 51.0, 1: 50.0, 2: 52.6},  # +1, -1, +0.6: 1.0583 apart
+            'mIoU',
+            f'△ better, may be chance +0.20 [{MINUS}1.58, +1.98] '
+            'indistinguishable',
+            'indistinguishable.',
+        ),
+        (
+            {0: 49.0},
+            'mIoU',
+            f'▽ worse, may be chance {MINUS}1.00 one seed: no verdict',
+            'fast_seed0 against stock_seed0, one seed: no verdict.',
+        ),
+        (
+            {7: 60.0, 8: 61.0},
+            'mIoU',
+            'no seed in common: no verdict',
+            'fast against stock, no seed in common: no verdict.',
+        ),
+    ],
+    ids=['better', 'lower-is-better', 'indistinguishable', 'one', 'none'],
+)
+def test_arms_are_compared_by_their_seeds(
+    tmp_path, lasts, metric, cell, words
+):
+    page = Page(report.render(*two_arms(tmp_path, lasts, metric=metric)))
+    check(page)
+    arm, base = (
+        ('fast', 'stock')
+        if len(lasts) > 1
+        else (
+            'fast_seed0',
+            'stock_seed0',
+        )
+    )
+    row = page.row(arm)
+    assert row[f'difference to {base}'] == cell
+    assert words in page.text
+    last = f'{statistics.mean(lasts.values()):.2f}'
+    assert row[f'{metric}, last'].startswith(last)
+    assert page.row(base)[f'difference to {base}'] == ''
+
+
+def test_of_a_metric_that_is_to_fall_the_best_is_the_lowest(tmp_path):
+    folder = fake(tmp_path / 'run', 0, [3.5, 2.5, 3.0], metric='val_loss')
+    row = Page(report.render(folder)).row('run')
+    assert row['val_loss, last'] == '3.00'
+    assert row['val_loss, best'] == '2.50'
+
+
+def test_the_metric_is_that_of_save_best():
+    line = dict(mIoU=1.0, mDice=2.0, rmse=3.0, step=1)
+    checkpoint = dict(save_best=['rmse', 'mDice'], rule=['less', 'greater'])
+    cfg = Config(dict(default_hooks=dict(checkpoint=checkpoint)))
+    assert results.metric_of(cfg, line) == ('rmse', False)
+    checkpoint.update(save_best='auto', rule=None)
+    cfg = Config(dict(default_hooks=dict(checkpoint=checkpoint)))
+    assert results.metric_of(cfg, line) == ('mIoU', True)
+    assert results.metric_of(Config(), dict(step=1, time=2.0)) is None
+
+
+def test_controls_of_equal_cost_are_named_and_drawn(tmp_path):
+    # Their configs differ from seed to seed, as the budget does.
+    short = [
+        fake(tmp_path / f's{seed}', seed, [50.0], config=f'budget = {seed}')
+        for seed in (0, 1)
+    ]
+    fast = [
+        fake(tmp_path / f'f{seed}', seed, [50.0 + seed], config='fast = True')
+        for seed in (0, 1)
+    ]
+    full = [fake(tmp_path / f'a{seed}', seed, [9, 51.0]) for seed in (0, 1)]
+    # The reference is the arm of most samples, wherever it stands.
+    named = [('full', folder) for folder in full]
+    named += [('infobatch', folder) for folder in fast]
+    named += [('short', folder) for folder in short]
+    page = Page(report.render(*named))
+    check(page)
+    over_samples = page.images[0]['alt']
+    for name in ('full', 'infobatch', 'short'):
+        assert f'{name} (2 seeds) from' in over_samples
+    row = page.row('short')
+    assert f' {MINUS}1.00 ' in row['difference to full']
+    # +0 and +1: 0.7071 apart, and t(0.95, 1 degree) = 6.3138.
+    assert f'+0.50 [{MINUS}2.66, +3.66]' in row['infobatch against it']
+    assert page.row('full')['samples trained on'] == '40'
+    assert row['samples trained on'] == f'20 ▲ better {MINUS}50.0 %'
+
+
+def test_runs_are_never_mixed(tmp_path):
+    one, other = (
+        fake(tmp_path / f'run_s{seed}', seed, [50.0, 50.0]) for seed in (0, 1)
+    )
+    changed = fake(tmp_path / 'third', 0, [50.0], config='lr = 2')
+    found = sources.read([(None, one), (None, other), (None, changed)])
+    assert [(arm.name, len(arm.cells)) for arm in found.arms] == [
+        ('run', 2),
+        ('third', 1),
+    ]
+    with pytest.raises(ValueError, match='run_s0 is named twice'):
+        report.render(one, other, one)
+    again = fake(tmp_path / 'again', 0, [50.0, 50.0])
+    with pytest.raises(ValueError, match='with seed 0: leave one out'):
+        report.render(one, again)
+    # Named as two arms they are compared, by the seed that both have.
+    apart = sources.read([('a', one), ('b', again)])
+    assert apart.gaps['a', 'b'].seeds == 1
+
+
+def test_without_scipy_there_is_no_interval(tmp_path, monkeypatch):
+    folders = two_arms(tmp_path, {0: 51.0, 1: 53.0, 2: 55.0})
+    # As if no scipy were there.
+    missing = partial(packages.require, 'no_such_package', 'compare')
+    monkeypatch.setattr('infobatch_mm.compare.statistics._stats', missing)
+    cell = Page(report.render(*folders)).row('fast')['difference to stock']
+    assert cell.startswith('△ better, may be chance +2.00 no interval')
+    assert 'pip install "infobatch_mm[compare]"' in cell
+
+
+def test_the_title_names_the_config_and_the_policy(tmp_path):
+    folder = tmp_path / 'run'
+    hook = "dict(type='Hook', policy=dict(type='my.QuantilePolicy'))"
+    lines = [round_line(0), train_line(10), val_line(10)]
+    write(folder, lines, config=f'custom_hooks = [{hook}]')
+    text = (last_start(folder) / 'vis_data/config.py').read_text()
+    (folder / 'another_runs.py').write_text('lr = 1\n')
+    (folder / 'segformer_own.py').write_text(text)
+    page = report.render(folder)
+    assert '<h1>segformer_own · QuantilePolicy</h1>' in page
+    assert '<title>segformer_own · QuantilePolicy' in page
+
+
+def test_a_run_without_the_metric_of_the_others_is_named(tmp_path):
+    folders = [fake(tmp_path / 'run', 0, [50.0])]
+    folders.append(fake(tmp_path / 'odd', 0, [3.0], metric='rmse'))
+    page = Page(report.render(('a', folders[0]), ('b', folders[1])))
+    note = 'Left out of the results: odd has no mIoU at a validation.'
+    assert note in page.text
+    assert 'b ' not in page.images[0]['alt']
+
+
+# Of 0.5 s an iteration; the stock runs beside them have that too.
+@pytest.mark.parametrize(
+    ('seconds', 'config', 'warns'),
+    [
+        (0.54, '', None),
+        (0.6, '', '20%'),
+        (0.4, '', '25%'),
+        # What else a batch holds takes another time.
+        (0.9, 'train_dataloader = dict(batch_size=4)', None),
+        (0.3, "hook = dict(pacing='smaller_batches')", None),
+    ],
+)
+def test_times_that_differ_are_not_taken_for_gains(
+    tmp_path, seconds, config, warns
+):
+    fast = fake(tmp_path / 'a', 0, [50.0], seconds=seconds, config=config)
+    stock = fake(tmp_path / 'b', 0, [50.0, 50.0])
+    shown = sources.read([('a', fast), ('b', stock)])
+    warning = arms.pace_warning(shown.arms)
+    assert (warns in warning) if warns else (warning is None)
+    page = Page(report.render(('a', fast), ('b', stock)))
+    assert ('Times differ.' in page.text) == bool(warns)
+    change = f'{MINUS}{100 * (1 - seconds * 10 / 10):.1f} %'
+    time_cell = page.row('a')['training time']
+    assert time_cell.endswith(change)
+    assert ('better' in time_cell) == (warns is None)
+
+
+def test_the_clock_of_a_pruned_run_by_hand(tmp_path):
+    rounds = [(0, 0, 20, 20), (20, 20, 15, 20), (35, 40, 15, 20)]
+    lines = [
+        {'infobatch/clock': clock, 'infobatch/kept_ratio': 1.0, 'step': step}
+        for step, clock, *_ in rounds
+    ]
+    write(tmp_path, lines)
+    # Half of a full round, all of it, 10 of 15 iterations that are worth 20
+    # ticks, and 3 into the round that is under way at the same speed.
+    clock = results.clock_at(tmp_path, [10, 20, 30, 38])
+    assert clock == pytest.approx([10, 20, 20 + 10 * 20 / 15, 40 + 4])
+    assert results.clock_at(fake(tmp_path / 'stock', 0, []), [7]) == [7]
+
+
+def test_an_old_run_has_no_clock(tmp_path):
+    write(tmp_path, [round_line(0), train_line(10), val_line(10)])
+    page = Page(report.render(tmp_path))
+    check(page)
+    assert any('recorded without its clock' in text for text in page.missing)
+
+
+CLASSWISE = (
+    '2026/01/01 00:00:0{} - mmengine - INFO - Epoch(val) [{}][10/10]    '
+    'accuracy/top1: 12.5000  single-label/precision_classwise: [{}, 0.0]  '
+    'single-label/recall_classwise: [50.0, 100.0]  '
+    'single-label/f1-score_classwise: [{}, nan]  data_time: 0.0018  '
+    'time: 0.0087\n'
+)
+
+
+def test_classes_of_a_classification_run(tmp_path):
+    folders = []
+    for name, shift in (('a', 5.0), ('b', 0.0)):
+        folder = fake(tmp_path / name, 0, [10.0, 20.0])
+        start = last_start(folder)
+        (start / f'{start.name}.log').write_text(
+            CLASSWISE.format(1, 1, 1.0, 2.0)
+            + CLASSWISE.format(2, 2, 13.75 + shift, 21.5 + shift)
+        )
+        folders.append((name, folder))
+    assert read_run.per_class(folders[1][1])[1] == {
+        '0': {'precision': 13.75, 'recall': 50.0, 'f1-score': 21.5},
+        '1': pytest.approx(
+            {'precision': 0.0, 'recall': 100.0, 'f1-score': math.nan},
+            nan_ok=True,
+        ),
+    }
+    page = Page(report.render(*folders))
+    check(page)
+    row = page.row('0')
+    assert list(row.values())[1:] == [
+        '△ better, may be chance +5.00',
+        '21.50',
+    ]
+    dash = '\N{EN DASH}'
+    assert list(page.row('1').values())[1:] == [dash, dash]
+    # Of a run without any the page says how to get them.
+    page = Page(report.render(fake(tmp_path / 'c', 0, [1.0])))
+    [reason] = [text for text in page.missing if 'class' in text]
+    assert 'SingleLabelMetric with average=None' in reason
+
+
+def test_classes_that_a_comparison_logs():
+    line = {'mIoU': 3.0, 'IoU/sky': 12.5, 'IoU/a/b': 1.0, 'step': 1}
+    assert class_logs.from_scalars(line) == {
+        'sky': {'IoU': 12.5},
+        'a/b': {'IoU': 1.0},
+    }
+
+
+def test_scores_are_shown_without_their_tails():
+    scores = torch.cat([torch.linspace(1, 2, 1000), torch.tensor([1e-6, 90])])
+    scores = torch.cat([scores, torch.tensor([math.nan])])
+    chart = round_figures.last_scores_chart(scores.numpy(), 1.5)
+    assert 'Histogram of 1,002 scores, half of them below 1.5' in chart.alt
+    # A half percent at each end: 5.005 of 1,001 steps.
+    assert '12 of 1,002 samples lie beyond its ends, 1e-06 to 90' in (
+        chart.caption
+    )
+    assert 'log axis' not in chart.caption
+    wide = round_figures.last_scores_chart(
+        torch.logspace(-3, 1, 500).numpy(), None
+    )
+    assert 'on a log axis' in wide.caption
+    assert 'threshold' not in wide.svg
+
+
+def test_long_curves_are_thinned_by_means():
+    values = list(range(1000))
+    thin = figures.thinned(figures.Curve(0, 'run', values, values))
+    assert len(thin.values) == 200
+    assert thin.values[0] == 2.0  # the mean of 0 to 4
+    assert statistics.mean(thin.values) == statistics.mean(values)
+    assert tables.cost_change(0.75).text == f'{MINUS}25.0 %'
+
+
+# The page of `infobatch compare`
+
+
+def compared(tmp_path, seeds=(0, 1), **changes):
+    """Leave a comparison of three arms, one of them without its folders."""
+    cells = []
+    for seed in seeds:
+        for arm, value, share, seconds in (
+            ('full', 50.0, 1.0, 100.0),
+            ('infobatch', 49.5 + seed, 0.75, 76.0),
+            ('short', 48.0, 0.75, 75.0),
+        ):
+            folder = tmp_path / arm / str(seed)
+            if arm != 'short':
+                config = f'arm = {arm!r}'
+                fake(folder, seed, [40.0, value], config=config)
+            cells.append(
+                dict(
+                    arm=arm,
+                    seed=seed,
+                    work_dir=f'{arm}/{seed}',
+                    value=value,
+                    samples_share=share,
+                    train_seconds=seconds,
+                    at_cost_of='infobatch' if arm == 'short' else None,
+                )
+            )
+    gaps = [('infobatch', 'full', 0.125), ('infobatch', 'short', 1.5)]
+    gaps.append(('short', 'full', -2.0))
+    found = dict(
+        config='configs/own_segformer.py',
+        metric='mIoU',
+        higher_is_better=True,
+        length=1.0,
+        policy='InfoBatchPolicy(0.5 until 0.875)',
+        verdict='Saves 25 % of the samples; as good as can be told.',
+        cells=cells,
+        # Not those of the cells: what the file says is shown.
+        differences=[
+            dict(arm=a, against=b, mean=m, n=len(seeds))
+            | dict.fromkeys(('low', 'high'))
+            | (dict(low=m - 1, high=m + 1) if len(seeds) > 1 else {})
+            for a, b, m in gaps
+        ],
+    )
+    (tmp_path / 'compare.json').write_text(json.dumps(found | changes))
+    return tmp_path
+
+
+def test_the_page_of_a_comparison(tmp_path, capsys):
+    folder = compared(tmp_path)
+    path = report.write_comparison(folder)
+    assert path == folder / 'report.html'
+    text = path.read_text()
+    page = Page(text)
+    check(page)
+    title = 'own_segformer · InfoBatchPolicy(0.5 until 0.875)'
+    assert f'<h1>{title}</h1>' in text
+    assert 'Saves 25 % of the samples; as good as can be told.' in text
+    row = page.row('infobatch')
+    assert row['mIoU, last'] == '50.00 ± 0.71'
+    assert f'+0.12 [{MINUS}0.88, +1.12]' in row['difference to full']
+    assert row['samples trained on'] == f'75.0% ▲ better {MINUS}25.0 %'
+    # The measured seconds, not the 10 s that the log adds up to.
+    assert row['training time'] == f'76.0 s ▲ better {MINUS}24.0 %'
+    assert 'at 76' in page.images[1]['alt']
+    short = page.row('short')
+    assert short['arm'].endswith('at the cost of infobatch')
+    assert '▲ better +1.50 [+0.50, +2.50]' in short['infobatch against it']
+    assert text.count('Left out of the curves: short with seed') == 2
+    # The command finds the file, and the page is the same.
+    command.main([str(folder)])
+    assert 'report.html' in capsys.readouterr().out
+    assert path.read_text() == text
+    other = fake(tmp_path / 'other', 0, [1.0])
+    assert 'name it alone' in refusal(capsys, str(folder), str(other))
+
+
+def test_a_comparison_of_one_seed_has_no_verdict(tmp_path):
+    compared(tmp_path, seeds=(0,), verdict=None, length=0.25)
+    text = report.write_comparison(tmp_path).read_text()
+    assert 'infobatch against full, one seed: no verdict.' in text
+    assert 'A pilot on 25% of the schedule' in text
+
+
+def test_arms_may_be_named_on_the_command_line(tmp_path, capsys):
+    one = fake(tmp_path / 'x', 0, [50.0])
+    other = fake(tmp_path / 'y=z', 0, [50.0])
+    out = tmp_path / 'page.html'
+    command.main([f'mine={one}', str(other), '--out', str(out)])
+    page = Page(out.read_text())
+    assert page.row('mine')['difference to y=z']

@@ -13,14 +13,23 @@ import numpy as np
 from mmengine.config import Config
 from PIL import Image
 
+from . import runs
 from .figures import data_address
-from .samples import State, build_dataset
+from .samples import State, build_dataset, last_checkpoint, load_state
 
 IGNORED = 255  # mmseg's label of a pixel without a class
+SHOWN = 8  # samples in a row of the gallery
 LONGEST_SIDE = 256  # of a picture, in pixels
 SHOWN_CLASSES = 4
 # Mixed colours of a label map would be those of other classes.
 SMOOTH, NEAREST = Image.Resampling.LANCZOS, Image.Resampling.NEAREST
+
+NO_PRUNED = 'Left out: no sample was kept less often than another.'
+NO_SCORES = 'Left out: the checkpoint is of a stock run, with no scores.'
+OLD_ROUNDS = (
+    'Left out: this run was recorded without {}, by an earlier version of '
+    'infobatch_mm.'
+)
 
 
 class Swatch(NamedTuple):
@@ -48,6 +57,14 @@ def gives_bgr(cfg: Config) -> bool:
     preprocessor.update(cfg.model.get('data_preprocessor') or {})
     turns = any(map(preprocessor.get, ('bgr_to_rgb', 'to_rgb')))
     return turns or 'LoadImageFromFile' in str(cfg.train_dataloader.dataset)
+
+
+class Gallery(NamedTuple):
+    """Samples of the training data, or why there are none."""
+
+    hardest: list[Card]
+    pruned_most: list[Card] | str
+    rounds: int
 
 
 class Shower:
@@ -111,6 +128,42 @@ class Shower:
             Swatch(self._name(label), '#' + bytes(self.colors[label]).hex())
             for label in labels[labels != IGNORED][:SHOWN_CLASSES]
         ]
+
+
+def last_state(work_dir: Path) -> State | str:
+    """Return the samples' state in the last checkpoint, or why not."""
+    if not (work_dir / 'last_checkpoint').exists():
+        return 'Left out: the run has not saved a checkpoint.'
+    try:
+        return load_state(last_checkpoint(work_dir)) or NO_SCORES
+    except Exception as error:
+        return _unread(error)
+
+
+def gallery(work_dir: Path, state: State | str | None = None) -> Gallery | str:
+    """Show the samples that are hardest and those that were pruned most."""
+    state = state or last_state(work_dir)
+    if isinstance(state, str):
+        return state
+    try:
+        show = Shower(runs.config(work_dir), state)
+        hardest = show.cards(state.hardest[:SHOWN])
+        pruned_most = show.cards(state.pruned_most[:SHOWN])
+    except Exception as error:
+        return _unread(error)
+    if state.times_kept is None:
+        reason = OLD_ROUNDS.format('how often each sample was kept')
+        return Gallery(hardest, reason, state.rounds)
+    return Gallery(hardest, pruned_most or NO_PRUNED, state.rounds)
+
+
+def _unread(error: Exception) -> str:
+    # The files may be gone, and the data set may be anybody's code. The rest
+    # of the page needs neither.
+    return (
+        'Left out: the checkpoint or the training data could not be read '
+        f'here ({type(error).__name__}: {error}).'
+    )
 
 
 def _png(pixels: np.ndarray, shrink: Image.Resampling) -> str:

@@ -1,30 +1,31 @@
-"""The page about a run: all of its parts, rendered to one HTML file.
+"""The page about runs: all of its parts, rendered to one HTML file.
 
-The page refers to nothing outside itself. The run may be under way, and may
-be a stock run: the page says what it lacks, and why.
+The page refers to nothing outside itself. A run may be under way, and may be
+a stock run: the page says what it lacks, and why.
 """
 
-import math
 import re
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import infobatch_mm
 
+from ..compare.statistics import LEVEL
 from ..host.packages import versions
 from ..records import SCORE_EDGES
-from . import figures, results, runs
-from .figures import Curve, Picture
-from .gallery import Card, Shower
+from . import curves, round_figures, runs, sources, tables
+from .arms import Comparison, pace_warning
+from .classes import class_table
+from .figures import ARM_COLORS, Picture
+from .gallery import OLD_ROUNDS, gallery, last_state
 from .results import Run
 from .runs import Line
-from .samples import last_checkpoint, load_state
+from .samples import State, class_names
 
-SHOWN = 8  # samples in a row of the gallery
+PAGE_FILE = 'report.html'
 # What mmengine writes into the log at a start.
 ENVIRONMENT = re.compile(
     r'^ {4}(Python|PyTorch|TorchVision|OpenCV|MMEngine|GPU \S+|seed'
@@ -44,98 +45,39 @@ NO_VALIDATIONS = (
     'Left out: no validation is logged. The run has not come to its first '
     'one, or its config has none.'
 )
-NO_TIMES = 'Left out: the log has no times of training before a validation.'
-NO_PRUNED = 'Left out: no sample was kept less often than another.'
-OLD_ROUNDS = (
-    'Left out: this run was recorded without {}, by an earlier version of '
-    'infobatch_mm.'
-)
-
-
-class Gallery(NamedTuple):
-    """Samples of the training data, or why there are none."""
-
-    hardest: list[Card]
-    pruned_most: list[Card] | str
-    rounds: int
-
-
-def metric_pictures(shown: Sequence[Run]) -> list[Picture | str]:
-    """Draw the metric over the samples trained on and the training time."""
-    metric = shown[0].metric
-    by_samples = figures.metric_chart(
-        metric,
-        'samples trained on',
-        [Curve(run.label, run.images, run.values) for run in shown],
-        'At each validation, over the samples trained on before it.',
-    )
-    times = [time for run in shown for time in run.seconds]
-    if not all(map(math.isfinite, times)):
-        return [by_samples, NO_TIMES]
-    scale, unit = results.time_unit(max(times))
-    by_time = figures.metric_chart(
-        metric,
-        f'training time ({unit})',
-        [
-            Curve(
-                run.label, [time / scale for time in run.seconds], run.values
-            )
-            for run in shown
-        ],
-        'Over the training time without validations, estimated from the '
-        'logged seconds an iteration. Times of two runs compare only if they '
-        'had the machine to themselves.',
-    )
-    return [by_samples, by_time]
+GONE = 'Left out: the work directory of the run is not there.'
 
 
 def round_pictures(rounds: Sequence[Line]) -> list[Picture | str]:
     """Draw what the rounds of a pruned run recorded."""
     pictures: list[Picture | str] = [
-        figures.kept_chart(rounds),
-        figures.weight_chart(rounds),
+        round_figures.kept_chart(rounds),
+        round_figures.weight_chart(rounds),
     ]
     # The first rounds of a resumed run may be of an earlier version.
     scored = [line for line in rounds if 'score_histogram' in line]
     varied = [line for line in rounds if 'variance_ratio' in line]
     pictures.append(
-        figures.score_chart(scored, SCORE_EDGES)
+        round_figures.score_chart(scored, SCORE_EDGES)
         if scored
         else OLD_ROUNDS.format('the histogram of the scores in each round')
     )
     pictures.append(
-        figures.variance_chart(varied)
+        round_figures.variance_chart(varied)
         if varied
         else OLD_ROUNDS.format('the variance that each round added')
     )
     return pictures
 
 
-def gallery(work_dir: Path) -> Gallery | str:
-    """Show the samples that are hardest and those that were pruned most."""
-    if not (work_dir / 'last_checkpoint').exists():
-        return 'Left out: the run has not saved a checkpoint.'
-    try:
-        path = last_checkpoint(work_dir)
-        state = load_state(path)
-        if state is None:
-            return (
-                'Left out: the checkpoint is of a stock run, with no scores.'
-            )
-        show = Shower(runs.config(work_dir), state)
-        hardest = show.cards(state.hardest[:SHOWN])
-        pruned_most = show.cards(state.pruned_most[:SHOWN])
-    except Exception as error:
-        # The files may be gone, and the data set may be anybody's code. The
-        # rest of the page needs neither.
-        return (
-            'Left out: the checkpoint or the training data could not be read '
-            f'here ({type(error).__name__}: {error}).'
-        )
-    if state.times_kept is None:
-        reason = OLD_ROUNDS.format('how often each sample was kept')
-        return Gallery(hardest, reason, state.rounds)
-    return Gallery(hardest, pruned_most or NO_PRUNED, state.rounds)
+def last_scores(state: State | str, rounds: Sequence[Line]) -> list[Picture]:
+    """Draw the scores in the last checkpoint, if there are any."""
+    if isinstance(state, str) or not state.scores.isfinite().any():
+        return []
+    thresholds = [line['threshold'] for line in rounds if line['threshold']]
+    threshold = thresholds[-1] if thresholds else None
+    chart = round_figures.last_scores_chart
+    return [chart(state.scores.numpy(), threshold)]
 
 
 def logged_environment(work_dir: Path) -> dict[str, str]:
@@ -149,11 +91,32 @@ def installed() -> dict[str, str]:
     return {'infobatch_mm': infobatch_mm.__version__, **versions()}
 
 
-def render(work_dir: Path, baseline_dir: Path | None = None) -> str:
-    """Return the page about a run, beside a baseline if one is given."""
-    start = runs.last_start(work_dir)
-    shown = results.read_both(work_dir, baseline_dir)
-    rounds = runs.rounds(work_dir)
+def render(*folders: Path | sources.Named) -> str:
+    """Return the page about runs.
+
+    Args:
+        *folders: Their work directories, or pairs of an arm's name and one;
+            or the folder of a comparison.
+    """
+    named = [(None, f) if isinstance(f, Path) else f for f in folders]
+    return page_of(sources.read(named))
+
+
+def write_comparison(work_dir: Path) -> Path:
+    """Write the page about a comparison, from its ``compare.json``.
+
+    Returns:
+        Path: The page, in the folder of the comparison.
+    """
+    page = work_dir / PAGE_FILE
+    text = page_of(sources.from_comparison(work_dir))
+    page.write_text(text, encoding='utf-8')
+    return page
+
+
+def page_of(shown: Comparison) -> str:
+    """Return the page about some arms, as HTML."""
+    run = _main_run(shown)
     templates = Environment(
         loader=PackageLoader(__package__, '.'),
         undefined=StrictUndefined,
@@ -161,22 +124,82 @@ def render(work_dir: Path, baseline_dir: Path | None = None) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters.update(
-        duration=results.duration, number=results.number_text
-    )
+    templates.filters.update(number=tables.number_text)
+    templates.globals.update(gain=tables.gain)
+    warning = pace_warning(shown.arms)
+    rows = tables.arm_rows(shown, is_fair=warning is None)
     return templates.get_template('page.html.j2').render(
-        nan=math.nan,
-        name=work_dir.name,
-        baseline=baseline_dir.name if baseline_dir else None,
-        start=datetime.strptime(start.name, '%Y%m%d_%H%M%S'),
-        runs=shown,
-        comparison=results.comparison(shown) if shown else NO_VALIDATIONS,
-        metric_pictures=metric_pictures(shown) if shown else [],
-        summary=runs.summary(work_dir) or NO_SUMMARY,
-        round_pictures=round_pictures(rounds) if rounds else NO_ROUNDS,
-        gallery=gallery(work_dir),
-        classes=results.class_rows(shown),
-        environment=logged_environment(work_dir),
+        shown=shown,
+        title=_title(shown),
+        about=_about(shown),
+        arm_colors=ARM_COLORS,
+        headline=tables.headline(shown),
+        warning=warning,
+        arms=rows or NO_VALIDATIONS,
+        columns=tables.columns(rows),
+        percent=f'{2 * LEVEL - 1:.0%}',
+        metric_pictures=curves.metric_pictures(shown),
+        training_pictures=curves.training_pictures(shown),
+        pruned=tables.pruned_rows(shown.arms) or NO_SUMMARY,
+        classes=class_table(shown, class_names(run.work_dir) if run else ()),
         installed=installed(),
-        config=(start / 'vis_data/config.py').read_text(),
+        of_run=_of_run(shown, run),
+        **_main_parts(run),
     )
+
+
+def _title(shown: Comparison) -> str:
+    """Return the names of the config and of the policy."""
+    return ' · '.join(filter(None, (shown.config, shown.policy)))
+
+
+def _about(shown: Comparison) -> str:
+    """Say which runs the page shows."""
+    runs_ = [c.run for arm in shown.arms for c in arm.cells if c.run]
+    starts = sorted(map(_start, runs_))
+    if len(runs_) == 1:
+        return f'{runs_[0].work_dir.name}, last started {starts[0]}.'
+    names = ', '.join(arm.name for arm in shown.arms)
+    text = f'{len(runs_)} runs: {names}.'
+    if starts:
+        text += f' Started between {starts[0]} and {starts[-1]}.'
+    return text
+
+
+def _of_run(shown: Comparison, run: Run | None) -> str:
+    """Name the run that a part is about, if there are several."""
+    if run is None or sum(len(arm.cells) for arm in shown.arms) < 2:
+        return ''
+    seed = '' if run.seed is None else f', seed {run.seed}'
+    return f' of {shown.subject.name}{seed}'
+
+
+def _main_run(shown: Comparison) -> Run | None:
+    """Return the run whose rounds and samples are shown."""
+    found = [cell.run for cell in shown.subject.cells if cell.run]
+    return found[0] if found else None
+
+
+def _main_parts(run: Run | None) -> dict[str, object]:
+    """Return the parts of the page that are about one run."""
+    if run is None:
+        parts = ('round_pictures', 'gallery', 'config')
+        return dict.fromkeys(parts, GONE) | dict(environment={})
+    folder = run.work_dir
+    rounds, state = runs.rounds(folder), last_state(folder)
+    config = runs.last_start(folder) / 'vis_data/config.py'
+    return dict(
+        round_pictures=(
+            round_pictures(rounds) + last_scores(state, rounds)
+            if rounds
+            else NO_ROUNDS
+        ),
+        gallery=gallery(folder, state),
+        environment=logged_environment(folder),
+        config=config.read_text(),
+    )
+
+
+def _start(run: Run) -> datetime:
+    name = runs.last_start(run.work_dir).name
+    return datetime.strptime(name, '%Y%m%d_%H%M%S')

@@ -1,151 +1,191 @@
-"""What a run reached and spent, as the tables of the page show it."""
+"""What a run was, reached and spent, as far as the page shows it."""
 
 import math
-from collections.abc import Callable, Sequence
+import re
+import statistics
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..records import METRICS, NO_METRICS
-from . import runs as of_run
-from .runs import ClassTable
+import numpy as np
+from mmengine.config import Config
 
-NO_CLASSES = (
-    'Left out: the log has no results by class. Only the IoUMetric of mmseg '
-    'prints them, at log_level INFO.'
-)
+from ..config import type_name
+from ..records import METRICS, NO_METRICS, Line
+from . import runs as of_run
+from .class_logs import SCALAR, ClassTable
+
+SEED = re.compile(r'^ {4}seed: (\d+)$', re.MULTILINE)
+CLOCK, KEPT = 'infobatch/clock', 'infobatch/kept_ratio'
+SMALLER_BATCHES = 'smaller_batches'
+
+
+class Metric(NamedTuple):
+    """What a run is judged by."""
+
+    name: str
+    higher_is_better: bool = True
+
+    @property
+    def sign(self) -> int:
+        """int: 1 if a larger value is a gain, else -1."""
+        return 1 if self.higher_is_better else -1
 
 
 class Run(NamedTuple):
-    """What the page needs of a run."""
+    """What the page needs of a run.
 
-    label: str
-    metric: str
+    Of a run that has no validation yet the lists are empty.
+    """
+
+    work_dir: Path
+    seed: int | None
+    metric: Metric | None
     values: list[float]  # of the metric, at each validation
-    iterations: list[int]  # before each validation, as the next two
+    iterations: list[int]  # before each validation, as the next three
     images: list[int]
     seconds: list[float]
+    clock: list[float] | None  # None of a run that did not record it
     tables: dict[int, ClassTable]
+    prunes: bool
+    pace: float  # seconds an iteration, the median over the log
+    batch: tuple[int, bool]  # of a full round; whether pruned ones shrink
+
+    @property
+    def best(self) -> float:
+        """float: The best value at a validation."""
+        assert self.metric is not None
+        known = [v for v in self.values if math.isfinite(v)] or [math.nan]
+        return (max if self.metric.higher_is_better else min)(known)
+
+    def classes(self) -> ClassTable:
+        """Return the last results by class."""
+        return self.tables[max(self.tables)] if self.tables else {}
 
 
-class Row(NamedTuple):
-    """What a run reached or spent, and what its baseline did."""
+def read(work_dir: Path, metric: Metric | None = None) -> Run:
+    """Read a run.
 
-    name: str
-    values: list[str]
-    difference: str
-
-
-class ClassRows(NamedTuple):
-    """The results by class, beside the first of them in the baseline."""
-
-    metrics: list[str]
-    table: ClassTable
-    baseline: dict[str, float]
-    caption: str
-
-
-def read(work_dir: Path, label: str) -> Run | None:
-    """Read a run; None if it has no validation yet."""
-    lines = of_run.validations(work_dir)
-    last = lines[-1] if lines else {}
-    names = [name for name in last if name not in NO_METRICS]
-    if not names:
-        return None
-    metric = next((name for name in METRICS if name in names), names[0])
+    Args:
+        work_dir (Path): Its work directory.
+        metric (Metric | None): What it is judged by; None takes what the
+            config's ``save_best`` names, or the first that it logged.
+    """
+    cfg, lines = of_run.config(work_dir), of_run.validations(work_dir)
+    metric = metric or metric_of(cfg, lines[-1] if lines else {})
+    iterations = of_run.iterations(work_dir)
+    name = metric.name if metric else ''
     return Run(
-        label,
+        work_dir,
+        seed_of(work_dir, cfg),
         metric,
-        [line.get(metric, math.nan) for line in lines],
-        of_run.iterations(work_dir),
+        [line.get(name, math.nan) for line in lines],
+        iterations,
         of_run.images_seen(work_dir),
         of_run.train_seconds(work_dir),
+        clock_at(work_dir, iterations),
         of_run.per_class(work_dir),
+        of_run.prunes(work_dir),
+        pace(work_dir),
+        (of_run.global_batch(work_dir), SMALLER_BATCHES in cfg.text),
     )
 
 
-def read_both(work_dir: Path, baseline_dir: Path | None) -> list[Run]:
-    """Read a run and its baseline, as far as they have a metric in common."""
-    runs = [read(work_dir, work_dir.name)]
-    if baseline_dir:
-        runs.append(read(baseline_dir, f'{baseline_dir.name} (baseline)'))
-    if runs[0] is None:
-        return []
-    return [run for run in runs if run and run.metric == runs[0].metric]
+def metric_of(cfg: Config, line: Mapping[str, Any]) -> Metric | None:
+    """Return what a run is judged by, of those in the line of a validation.
+
+    This is the metric of ``save_best`` with its ``rule``, else one that
+    :data:`METRICS` names, else the first. As mmengine does, it takes a
+    metric with ``loss`` in its name for one that is to fall.
+    """
+    found = [n for n in line if n not in NO_METRICS and not SCALAR.match(n)]
+    if not found:
+        return None
+    saved = dict(cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    best, rules = _listed(saved, 'save_best'), _listed(saved, 'rule')
+    rules = rules * len(best) if len(rules) == 1 else rules
+    name = next((n for n in (*best, *METRICS) if n in found), found[0])
+    given = dict(zip(best, rules, strict=False)).get(name)
+    rule = given or ('less' if 'loss' in name else 'greater')
+    return Metric(name, rule == 'greater')
 
 
-def number_text(number: float, style: str = '.2f') -> str:
-    """Format a number, with a minus as wide as a plus; a dash for NaN."""
-    if math.isnan(number):
-        return '\N{EN DASH}'
-    return format(number, style).replace('-', '\N{MINUS SIGN}')
+def _listed(settings: Mapping[str, Any], key: str) -> list[Any]:
+    value = settings.get(key)
+    return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def time_unit(longest: float) -> tuple[int, str]:
-    """Return the unit for times up to one: its seconds, and its name."""
-    if longest < 300:
-        return 1, 's'
-    return (60, 'min') if longest < 3 * 3600 else (3600, 'h')
+def seed_of(work_dir: Path, cfg: Config) -> int | None:
+    """Return the seed of a run: that of its config, or the one it drew."""
+    seed = (cfg.get('randomness') or {}).get('seed')
+    if seed is None:
+        drawn = SEED.search(of_run.log_text(of_run.last_start(work_dir)))
+        return int(drawn[1]) if drawn else None
+    return seed
 
 
-def duration(seconds: float) -> str:
-    """Format a time in the unit that suits it."""
-    scale, unit = time_unit(seconds)
-    return f'{number_text(seconds / scale, ",.1f")} {unit}'
+def config_name(work_dir: Path) -> str | None:
+    """Return the name of a run's config file; None if it had none.
+
+    mmengine writes the config twice: to a file of its own name, beside those
+    of other runs, and to ``vis_data``.
+    """
+    start = of_run.last_start(work_dir)
+    text = (start / 'vis_data/config.py').read_text()
+    for path in sorted(work_dir.glob('*.py')):
+        # Of a config without a file the name is the time of the start.
+        if path.stem != start.name and path.read_text() == text:
+            return path.stem
+    return None
 
 
-def comparison(runs: Sequence[Run]) -> list[Row]:
-    """Return what a run, and its baseline, reached and spent."""
-    metric = runs[0].metric
-    reached = {
-        f'{metric}, last': [run.values[-1] for run in runs],
-        f'{metric}, best': [max(run.values) for run in runs],
-    }
-    rows = [
-        Row(name, list(map(number_text, values)), difference(values))
-        for name, values in reached.items()
-    ]
-    spent: dict[str, tuple[list, Callable[[Any], str]]] = {
-        'iterations': ([run.iterations[-1] for run in runs], '{:,}'.format),
-        'samples trained on': (
-            [run.images[-1] for run in runs],
-            '{:,}'.format,
-        ),
-        'training time, estimated': (
-            [run.seconds[-1] for run in runs],
-            duration,
-        ),
-    }
-    return rows + [
-        Row(name, list(map(style, costs)), change(costs))
-        for name, (costs, style) in spent.items()
-    ]
+def policy_name(work_dir: Path) -> str | None:
+    """Return how a pruned run chose its samples; None of a stock run."""
+    if not of_run.prunes(work_dir):
+        return None
+    if summary := of_run.summary(work_dir):
+        return summary['policy']
+    cfg = of_run.config(work_dir)
+    hooks = [cfg.train_cfg.get('infobatch'), *(cfg.get('custom_hooks') or [])]
+    hooks.append(dict(cfg.get('default_hooks') or {}).get('infobatch'))
+    policies = (hook['policy'] for hook in hooks if hook and 'policy' in hook)
+    policy = next(policies, None) or {}
+    return type_name(policy) if 'type' in policy else 'InfoBatchPolicy'
 
 
-def difference(values: Sequence[float]) -> str:
-    """Format how far the first of two numbers lies from the last."""
-    return number_text(values[0] - values[-1], '+.2f')
+def training_lines(work_dir: Path) -> list[Line]:
+    """Return the lines of the log about iterations of training."""
+    return [line for line in of_run.scalars(work_dir) if of_run.is_train(line)]
 
 
-def change(costs: Sequence[float]) -> str:
-    """Format how much the first of two costs is above the last."""
-    ratio = costs[0] / costs[-1] if costs[-1] else math.nan
-    return f'{number_text(100 * (ratio - 1), "+.1f")} %'
+def pace(work_dir: Path) -> float:
+    """Return the seconds of an iteration, NaN if none is logged.
+
+    The median over the log, as the first iterations of a start are slow.
+    """
+    times = [line['time'] for line in training_lines(work_dir)]
+    return statistics.median(times) if times else math.nan
 
 
-def class_rows(runs: Sequence[Run]) -> ClassRows | str:
-    """Return a run's last results by class, beside the baseline's."""
-    if not runs or not runs[0].tables:
-        return NO_CLASSES
-    last, table = max(runs[0].tables.items())
-    metrics = list(next(iter(table.values())))
-    caption = f'Validation {last + 1} of {len(runs[0].values)}, in percent.'
-    baseline = {}
-    for run in runs[1:]:
-        _, other = max(run.tables.items(), default=(0, {}))
-        baseline = {name: row[metrics[0]] for name, row in other.items()}
-        caption += (
-            f' Beside it the last {metrics[0]} of the baseline.'
-            if baseline
-            else ' The log of the baseline has no results by class.'
-        )
-    return ClassRows(metrics, table, baseline, caption)
+def clock_at(work_dir: Path, done: Sequence[int]) -> list[float] | None:
+    """Return where the full-data clock stood after some iterations.
+
+    The clock of a stock run is its iterations. Between the rounds of a
+    pruned run it moves evenly; in a round that is under way, as fast as in
+    the one before.
+
+    Returns:
+        list | None: None of a run of a version that did not record it.
+    """
+    rounds = [line for line in of_run.scalars(work_dir) if KEPT in line]
+    if not rounds:
+        return list(map(float, done))
+    if any(CLOCK not in line for line in rounds):
+        return None
+    points = {0: 0, **{line['step']: line[CLOCK] for line in rounds}}
+    if summary := of_run.summary(work_dir):
+        points[summary['iters_run']] = summary['iters_budget']
+    at, clock = zip(*sorted(points.items()), strict=True)
+    speed = (clock[-1] - clock[-2]) / (at[-1] - at[-2]) if len(at) > 1 else 1
+    beyond = np.maximum(0, np.array(done) - at[-1]) * speed
+    return (np.interp(done, at, clock) + beyond).tolist()

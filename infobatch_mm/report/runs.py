@@ -8,6 +8,7 @@ repeated, only the last time counts.
 import math
 import operator
 import re
+from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
@@ -16,11 +17,8 @@ import numpy as np
 from mmengine.config import Config
 
 from ..records import Line, read_json_lines, read_rounds, read_summary
+from .class_logs import ClassTable, from_scalars, printed
 
-ClassTable = dict[str, dict[str, float]]
-
-# As mmseg's IoUMetric prints it: the rows follow an empty message.
-CLASS_TABLE = re.compile(r'per class results:\n.*\n((?:[+|].*\n)+)')
 WORLD_SIZE = re.compile(r'GPU number: (\d+)')
 
 
@@ -49,13 +47,14 @@ def is_validation(line: Line) -> bool:
 
 
 def per_class(work_dir: Path) -> dict[int, ClassTable]:
-    """Return the tables that mmseg's ``IoUMetric`` printed into the log.
+    """Return the results by class that the log holds, or the scalars.
 
-    Nothing else has them, and with ``log_level`` above INFO nothing has.
+    mmseg and mmpretrain write them into the log alone, and with
+    ``log_level`` above INFO nowhere.
 
     Returns:
         dict: Place of the validation in :func:`validations` -> class ->
-        ``{'IoU': .., 'Acc': ..}``, in percent.
+        such as ``{'IoU': .., 'Acc': ..}``, in percent.
     """
     found = [e for e in _entries(work_dir) if is_validation(e.line)]
     return {i: entry.classes for i, entry in enumerate(found) if entry.classes}
@@ -88,7 +87,7 @@ def prunes(work_dir: Path) -> bool:
 
 def last_start(work_dir: Path) -> Path:
     """Return the folder of the last start that trained."""
-    found = _starts(work_dir)
+    found = starts(work_dir)
     if not found:
         raise FileNotFoundError(
             f'{work_dir} has no */vis_data/scalars.json; name the work '
@@ -172,7 +171,7 @@ class _Entry(NamedTuple):
 
 def _entries(work_dir: Path) -> list[_Entry]:
     entries: list[_Entry] = []
-    for start in _starts(work_dir):
+    for start in starts(work_dir):
         new = _entries_of(start)
         if new:
             entries = [e for e in entries if e.place < new[0].place] + new
@@ -181,29 +180,25 @@ def _entries(work_dir: Path) -> list[_Entry]:
 
 def _entries_of(start: Path) -> list[_Entry]:
     lines = read_json_lines(start / 'vis_data/scalars.json')
-    tables = map(_class_table, CLASS_TABLE.findall(log_text(start)))
+    tables = iter(printed(log_text(start)))
     # The step of a validation may be an epoch, which is never larger than
     # the number of iterations.
     ats = accumulate((line['step'] for line in lines), max)
     return [
-        _Entry(line, at, next(tables, {}) if is_validation(line) else {})
+        _Entry(line, at, _classes(line, tables) if is_validation(line) else {})
         for line, at in zip(lines, ats, strict=True)
     ]
 
 
-def _starts(work_dir: Path) -> list[Path]:
+def _classes(line: Line, tables: Iterator[ClassTable]) -> ClassTable:
+    """Return the results by class of a validation: the next in the log."""
+    return next(tables, {}) or from_scalars(line)
+
+
+def starts(work_dir: Path) -> list[Path]:
+    """Return the folders of the starts that trained, in order of time."""
     found = work_dir.glob('*/vis_data/scalars.json')
     return sorted(path.parents[1] for path in found)
-
-
-def _class_table(text: str) -> ClassTable:
-    rows = [line for line in text.splitlines() if line.startswith('|')]
-    cells = [[cell.strip() for cell in row[1:-1].split('|')] for row in rows]
-    (_, *metrics), *classes = cells
-    return {
-        name: dict(zip(metrics, map(float, values), strict=True))
-        for name, *values in classes
-    }
 
 
 def _steps_are_epochs(cfg: Config) -> bool:

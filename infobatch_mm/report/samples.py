@@ -3,6 +3,7 @@
 The first is read from its last checkpoint, the second built from its config.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,13 +72,7 @@ def load_state(path: Path) -> State | None:
     Nothing but tensors and plain values is built: the file's own code is not
     run, whatever classes its message hub names.
     """
-    names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    stand_ins: list[Any] = [(_Unread, name) for name in names]
-    with torch.serialization.safe_globals(stand_ins):
-        checkpoint = torch.load(
-            path, map_location='cpu', weights_only=True, mmap=True
-        )
-    state = checkpoint.get(STATE_KEY)
+    state = _read(path).get(STATE_KEY)
     if state is None:
         return None
     plan = 'indices' in state
@@ -89,6 +84,26 @@ def load_state(path: Path) -> State | None:
         state.get('fingerprint'),
         None if state.get('identities_changed') else state.get('identities'),
     )
+
+
+def class_names(work_dir: Path) -> Sequence[str]:
+    """Return the names of the classes, as the last checkpoint has them."""
+    try:
+        meta = _read(last_checkpoint(work_dir)).get('meta') or {}
+        return tuple(meta['dataset_meta']['classes'])
+    except Exception:
+        # The names are a kindness to the reader; numbers serve too.
+        return ()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Read the tensors and plain values of a checkpoint."""
+    names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    stand_ins: list[Any] = [(_Unread, name) for name in names]
+    with torch.serialization.safe_globals(stand_ins):
+        return torch.load(
+            path, map_location='cpu', weights_only=True, mmap=True
+        )
 
 
 def _weights_of(state: dict[str, Any]) -> Tensor:
