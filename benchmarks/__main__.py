@@ -5,7 +5,7 @@ python -m benchmarks report
 
 A cell that is finished is not run again, one that was cut off is resumed
 from its last checkpoint. Finished cells are lines of
-`benchmarks/cells/SUITE.jsonl`; what their runs write lies under
+`benchmarks/cells/DATA.jsonl`; what their runs write lies under
 `work_dirs/benchmark`. `report` writes the tables and pictures of RESULTS.md
 and the tables of other pages.
 """
@@ -14,8 +14,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from infobatch_mm.compare.cells import check_same, is_in, order
-from infobatch_mm.compare.running import run_all
+from infobatch_mm.compare.cells import order
+from infobatch_mm.compare.running import missing, result_text, run_all
 
 from . import report
 from .suites import ARMS, CORE, SUITES, study
@@ -60,22 +60,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         ours,
         [ours.cell(arm, seed) for seed in args.seeds for arm in args.arms],
     )
-    finished = ours.finished()
-    check_same(ours, cells, finished)
-    missing = [cell for cell in cells if not is_in(cell, finished)]
-    print(f'{len(cells) - len(missing)} of {len(cells)} cells are finished')
+    todo = missing(ours, cells)
+    print(f'{len(cells) - len(todo)} of {len(cells)} cells are finished')
     failed = 0
-    for cell, result in run_all(ours, missing, args.jobs):
+    for cell, result in run_all(ours, todo, args.jobs):
         if isinstance(result, BaseException):
             failed += 1
             print(f'{cell.name}: {result}', file=sys.stderr)
-            continue
-        print(
-            f'{cell.name}: {result["metric"]} {result["value"]:.2f}, '
-            f'{result["samples_seen"] / result["samples_budget"]:.1%} of '
-            f'the samples, {result["cpu_seconds"]:.0f} s',
-            flush=True,
-        )
+        else:
+            print(result_text(cell, result), flush=True)
     return int(failed > 0)
 
 

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from infobatch_mm.compare.pictures import new_figure, save
-from infobatch_mm.compare.results import Results
+from infobatch_mm.compare.cells import Results
 from infobatch_mm.compare.statistics import paired, rank_test
 from infobatch_mm.compare.tables import (
     differences,
     interval,
     mean_variance_ratio,
+    new_figure,
+    save,
     saved_shares,
     spread,
     table,

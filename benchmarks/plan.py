@@ -2,9 +2,9 @@
 
     python benchmarks/plan.py [--samples 20000 1280000 10000000 100000000]
 
-Prints a table and writes ``results.json`` and ``growth.svg`` to
-``benchmarks/plan/``. Handing out is what the sampler does for the data loader.
-Beside it stands the paper's own procedure, in NumPy with Python lists.
+Prints a table and writes ``benchmarks/plan/results.json``. Handing out is what
+the sampler does for the data loader. Beside it stands the paper's own
+procedure, in NumPy with Python lists.
 
 Seconds are CPU seconds of one thread, the best of several turns in which all
 take part, so that other work on the machine matters little; it still does,
@@ -28,7 +28,6 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from infobatch_mm.host.packages import require
 from infobatch_mm.pruning import (
     InfoBatchPolicy,
     NoPruningPolicy,
@@ -179,33 +178,14 @@ def print_table(rows: list[dict]) -> None:
     console.print(LEFT_OUT)
 
 
-def draw_growth(rows: list[dict]) -> None:
-    """Draw seconds against samples."""
-    figures = require('matplotlib.figure', 'compare')
-    figure = figures.Figure(figsize=(6.4, 4.4), layout='constrained')
-    axes = figure.subplots()
-    for name in make_work(1):
-        points = [
-            (row['samples'], row['seconds'])
-            for row in rows
-            if row['work'] == name
-        ]
-        axes.loglog(*zip(*points, strict=True), marker='o', ms=3, label=name)
-    axes.set(xlabel='samples', ylabel='CPU seconds, one thread')
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
-    figure.savefig(OUT / 'growth.svg', metadata={'Date': None})
-
-
 def main() -> None:
-    """Measure, print the table, and write the numbers and the picture."""
+    """Measure, print the table, and write the numbers."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('--samples', type=int, nargs='+', default=SAMPLES)
     args = parser.parse_args()
     rows = [row for samples in args.samples for row in measure(samples)]
     print_table(rows)
     OUT.mkdir(exist_ok=True)
-    draw_growth(rows)
     results = dict(
         machine=f'shared: load {os.getloadavg()[2]:.1f} over 15 minutes on '
         f'{os.cpu_count()} cores',

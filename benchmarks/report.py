@@ -5,8 +5,7 @@ import statistics
 from collections.abc import Mapping
 from pathlib import Path
 
-from infobatch_mm.compare.pictures import draw
-from infobatch_mm.compare.results import Results, read_results
+from infobatch_mm.compare.cells import Results, read_results
 from infobatch_mm.compare.statistics import paired, verdict
 from infobatch_mm.compare.tables import (
     arms_table,
@@ -14,6 +13,7 @@ from infobatch_mm.compare.tables import (
     class_table,
     controls_table,
     differences,
+    draw,
     efficiency_table,
     interval,
     power_text,
@@ -25,19 +25,21 @@ from infobatch_mm.records import read_json_lines
 from . import suites
 from .blocks import replace_block, write_block
 from .map import draw_map, map_table, prediction_table
-from .suites import ARMS, CORE, HERE, MAP, ROOT, SUITES
+from .suites import ARMS, HERE, MAP, PLANNED_ARMS, ROOT, SUITES
 
 RESULTS = HERE / 'RESULTS.md'
 PICTURES = HERE / 'pictures'
 # Pages with the table of what pruning saves and costs.
 PAGES = (ROOT / 'README.md', ROOT / 'docs/results.md')
 SUMMARY_BLOCK = 'results'
+# What a suite of the map must have to be on it.
+MAP_ARMS = {'infobatch', 'full', 'random', 'short'}
 
 SWEEP = {0.1: 'infobatch-r0.1', 0.3: 'infobatch-r0.3', 0.5: 'infobatch'}
 SWEEP[0.7] = 'infobatch-r0.7'
 
-# Whose effect on single classes is tabled: the core arms but for `full`, what
-# is to spare rare classes, and other prune ratios.
+# Whose effect on single classes is tabled: the first core arms but for `full`,
+# what is to spare rare classes, and other prune ratios.
 CLASS_ARMS = ['infobatch', 'random', 'short', 'class-balanced']
 CLASS_ARMS += [arm for arm in SWEEP.values() if arm not in CLASS_ARMS]
 
@@ -71,7 +73,7 @@ STEP_MODELS = dict(
 def read_all() -> dict[str, Results]:
     """Read the finished cells of all suites that have any."""
     found = {
-        suite: read_results(suites.CELLS / f'{suite}.jsonl', ARMS)
+        suite: read_results(suites.cells_file(suite), suite, ARMS)
         for suite in SUITES
     }
     return {suite: results for suite, results in found.items() if results}
@@ -100,7 +102,7 @@ def sweep_text(results: Results) -> str:
 
 def suite_text(suite: str, results: Results) -> str:
     """Return all that is said of a suite."""
-    parts = [arms_table(results, CORE)]
+    parts = [arms_table(results, PLANNED_ARMS)]
     if {'full', 'infobatch'} <= results.keys():
         parts += [power_text(results), controls_table(results)]
         if suite == 'digits':
@@ -108,8 +110,14 @@ def suite_text(suite: str, results: Results) -> str:
         if class_names(results):
             arms = [arm for arm in CLASS_ARMS if arm in results]
             parts.append(class_table(results, arms))
-        parts.append(picture(f'Curves of {suite}', suite))
+        if is_drawn(results):
+            parts.append(picture(f'Curves of {suite}', suite))
     return '\n\n'.join(parts)
+
+
+def is_drawn(results: Results) -> bool:
+    """Tell whether a suite has a picture: it needs a control."""
+    return results.keys() >= MAP_ARMS
 
 
 def map_text(on_map: Mapping[str, Results]) -> str:
@@ -137,7 +145,7 @@ def on_map(results_of: Mapping[str, Results]) -> dict[str, Results]:
     return {
         suite: results
         for suite, results in results_of.items()
-        if suite in MAP and CORE.keys() <= results.keys()
+        if suite in MAP and results.keys() >= MAP_ARMS
     }
 
 
@@ -178,7 +186,7 @@ def with_blocks(text: str, found: Mapping[str, str]) -> str:
 def draw_all(results_of: Mapping[str, Results], folder: Path) -> None:
     """Draw every picture that RESULTS.md shows."""
     for suite, results in by_themselves(results_of).items():
-        if {'full', 'infobatch'} <= results.keys():
+        if is_drawn(results):
             draw(results, suite, folder / f'{suite}.png')
     if len(fields := on_map(results_of)) > 1:
         draw_map(fields, folder / 'map.png')

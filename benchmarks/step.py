@@ -1,19 +1,24 @@
 """Cost of pruning in a training step, as ratios to the stock step.
 
-    python benchmarks/step.py [MODEL ...] [--pairs 7] [--json OUT]
-        [--score gradient_norm] [--loss DiceLoss]
+    python benchmarks/step.py [MODEL ...] [--pairs 7] [--device cuda]
+        [--json OUT] [--score gradient_norm] [--loss DiceLoss]
 
 Stock and pruned steps of one model alternate in one process, the order of
 each pair turned round from the last, so that what else the machine does falls
-on both alike. Seconds are those of the CPU, which it disturbs least, and the
-memory of a step is kept for the next, so that the kernel does not hand it out
-anew. A pruned step is the stock one with all that this package adds to it:
-weights looked up, gradients weighted, images scored, scores kept. Intervals
-are those of the median, 95 %, by bootstrap.
+on both alike. Seconds on a CPU are those that it worked, which others disturb
+least, and the memory of a step is kept for the next, so that the kernel does
+not hand it out anew; on a GPU they are those until it has finished. A pruned
+step is the stock one with all that this package adds to it: weights looked up,
+gradients weighted, images scored, scores kept. Intervals are those of the
+median, 95 %, by bootstrap.
 
 Since a step on a CPU varies by more than pruning costs, the parts are timed
 by themselves too: the losses of all heads, forward and backward, from the
 same logits, stock and weighted in turn; and the hook's own work.
+
+What a round that keeps a share of the samples saves of its time, over what it
+saves of its samples, is given for both pacings: with fewer steps, of the full
+size, and with smaller batches, in as many steps. 1 is all that there is.
 """
 
 import argparse
@@ -22,27 +27,26 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.hub import get_config
 from mmengine.model.utils import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 from mmengine.structures import PixelData
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
+from infobatch_mm.commands.running import read_config
 from infobatch_mm.heads import attach, outermost_heads
 from infobatch_mm.heads.scoring import total_loss
-from infobatch_mm.host.packages import alias_config_bases, require
-from infobatch_mm.ledger import Ledger
+from infobatch_mm.host.packages import require
+from infobatch_mm.ledger import Ledger, copy_to_device
 from infobatch_mm.ranks import merge_scores
 from infobatch_mm.scores import ScoreBoard
 
@@ -78,43 +82,52 @@ class Steps:
     """A model that can be trained by a stock or by a pruned step."""
 
     def __init__(
-        self, name: str, batch_size: int, score: str, loss: str | None
+        self,
+        name: str,
+        batch_size: int,
+        device: str,
+        score: str = 'image_mean',
+        loss: str | None = None,
     ) -> None:
-        alias_config_bases()
-        cfg = get_config(CONFIGS[name])
+        cfg = read_config(CONFIGS[name])
         init_default_scope('mmseg')
         cfg.model.pretrained = None
         cfg.model.backbone.init_cfg = None
         for head in _heads_of(cfg.model) if loss else ():
             head.loss_decode = dict(type=loss)
-        self.model = revert_sync_batchnorm(MODELS.build(cfg.model)).train()
+        model = revert_sync_batchnorm(MODELS.build(cfg.model))
+        self.device = torch.device(device)
+        self.model = model.to(self.device).train()
         self.optim = build_optim_wrapper(self.model, cfg.optim_wrapper)
         self.heads: list[Any] = [
             head for _, head in outermost_heads(self.model)
         ]
         classes = self.model.decode_head.num_classes
         self.batch = random_batch(cfg, batch_size, classes)
-        self.ids = list(range(batch_size))
+        self.ids = torch.arange(batch_size)
         self.ledger = Ledger(gradient_norm=score == 'gradient_norm')
         for head in self.heads:
             weighted: Any = attach(head)
             weighted.infobatch_ledger = self.ledger
-        self.board = ScoreBoard(NUM_SAMPLES)
+        self.board = ScoreBoard(NUM_SAMPLES, device=self.device)
         self.weights = torch.full((NUM_SAMPLES,), 1.5)
 
     def stock(self) -> None:
         """Make one stock step."""
         self.model.train_step(self.batch, self.optim)
 
-    def pruned(self) -> None:
-        """Make one pruned step."""
-        with self.pruning():
-            self.model.train_step(self.batch, self.optim)
+    def pruned(self, size: int | None = None) -> None:
+        """Make one pruned step, with the first images of the batch."""
+        batch = {name: items[:size] for name, items in self.batch.items()}
+        with self.pruning(size):
+            self.model.train_step(batch, self.optim)
 
     @contextmanager
-    def pruning(self) -> Iterator[None]:
+    def pruning(self, size: int | None = None) -> Iterator[None]:
         """Do what the hook does before and after a step."""
-        self.ledger.open(torch.tensor(self.ids), self.weights[self.ids])
+        ids = self.ids[:size]
+        weights = copy_to_device(self.weights[ids], self.device)
+        self.ledger.open(copy_to_device(ids, self.device), weights)
         yield
         self.board.update(*self.ledger.close())
         merge_scores(self.board)  # of one batch; a run does it once a round
@@ -163,22 +176,34 @@ def keep_freed_memory() -> None:
     libc.mallopt(-4, 0)  # M_MMAP_MAX: none
 
 
-def seconds_of(function: Callable[[], object]) -> float:
-    """Return the CPU seconds of one call, over all threads."""
-    begin = time.process_time()
+def seconds_of(function: Callable[[], object], device: torch.device) -> float:
+    """Return the seconds of one call.
+
+    On a GPU they are those until it has finished, else those of the CPU, over
+    all threads.
+    """
+    if device.type != 'cuda':
+        begin = time.process_time()
+        function()
+        return time.process_time() - begin
+    torch.cuda.synchronize(device)
+    begin = time.perf_counter()
     function()
-    return time.process_time() - begin
+    torch.cuda.synchronize(device)
+    return time.perf_counter() - begin
 
 
 def in_turn(
-    first: Callable[[], object], second: Callable[[], object], pairs: int
-) -> tuple[list[float], list[float]]:
-    """Time two functions in turn, after one call of each."""
-    times: tuple[list[float], list[float]] = ([], [])
+    functions: Sequence[Callable[[], object]],
+    pairs: int,
+    device: torch.device,
+) -> list[list[float]]:
+    """Time functions in turn, after one call of each."""
+    times: list[list[float]] = [[] for _ in functions]
     for pair in range(-1, pairs):
-        order = [(0, first), (1, second)]
+        order = list(enumerate(functions))
         for which, function in order if pair % 2 else reversed(order):
-            seconds = seconds_of(function)
+            seconds = seconds_of(function, device)
             if pair >= 0:
                 times[which].append(seconds)
     return times
@@ -193,11 +218,19 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def measure(
-    name: str, batch_size: int, pairs: int, score: str, loss: str | None
+    name: str,
+    batch_size: int,
+    pairs: int,
+    device: str = 'cpu',
+    kept: float = 0.75,
+    score: str = 'image_mean',
+    loss: str | None = None,
 ) -> dict[str, Any]:
     """Return the step times of one model and the cost of our parts."""
-    steps = Steps(name, batch_size, score, loss)
-    stock, pruned = in_turn(steps.stock, steps.pruned, pairs)
+    steps = Steps(name, batch_size, device, score, loss)
+    stock, pruned = in_turn((steps.stock, steps.pruned), pairs, steps.device)
+    size = round(kept * batch_size)
+    kept = size / batch_size
     inputs = steps.loss_inputs()
 
     def losses() -> None:
@@ -214,15 +247,18 @@ def measure(
             for head in steps.heads:
                 steps.ledger.record(head, zeros)
 
-    zeros = torch.zeros(batch_size)
-    plain, weighted = in_turn(losses, weighted_losses, 3 * pairs)
+    zeros = torch.zeros(batch_size, device=steps.device)
+    parts = (losses, weighted_losses)
+    plain, weighted = in_turn(parts, 3 * pairs, steps.device)
     step = median(stock)
     ratios = [b / a for a, b in zip(stock, pruned, strict=True)]
     heads = [(b - a) / step for a, b in zip(plain, weighted, strict=True)]
+    hooks = [seconds_of(hook, steps.device) for _ in range(200)]
     return dict(
         model=name,
         score=score,
         loss=loss,
+        device=device,
         batch_size=batch_size,
         pairs=pairs,
         stock_seconds=step,
@@ -230,12 +266,38 @@ def measure(
         step_ratio_interval=interval(ratios),
         heads_share=median(heads),
         heads_share_interval=interval(heads),
-        hook_share=median(seconds_of(hook) for _ in range(200)) / step,
+        hook_share=median(hooks) / step,
+        kept=kept,
+        **time_saved(steps, size, pairs, median(ratios)),
     )
 
 
-def main() -> None:
-    """Print the table."""
+def time_saved(
+    steps: Steps, size: int, pairs: int, step_ratio: float
+) -> dict[str, float]:
+    """Return the share of time saved over that of samples, by pacing.
+
+    Args:
+        steps (Steps): The model.
+        size (int): Samples of a smaller batch: at least 2, for batch norm,
+            and fewer than those of a full one, or nothing is returned.
+        pairs (int): How often each is timed.
+        step_ratio (float): A pruned step of the full size, to a stock one.
+    """
+    full = len(steps.ids)
+    if not 1 < size < full:
+        return {}
+    smaller = partial(steps.pruned, size)
+    times = in_turn((steps.stock, smaller), pairs, steps.device)
+    ratios = [b / a for a, b in zip(*times, strict=True)]
+    return dict(
+        fewer_steps=(1 - step_ratio * size / full) / (1 - size / full),
+        smaller_batches=(1 - median(ratios)) / (1 - size / full),
+    )
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Declare what is timed, where and how often."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument(
         'models', nargs='*', metavar='MODEL', help=f'of {", ".join(CONFIGS)}'
@@ -243,6 +305,10 @@ def main() -> None:
     parser.add_argument('--pairs', type=int, default=7)
     parser.add_argument('--batch-size', type=int, default=2)
     parser.add_argument('--threads', type=int, default=1)
+    parser.add_argument('--device', default='cpu', help='cpu or cuda')
+    parser.add_argument(
+        '--kept', type=float, default=0.75, help='share of a pruned round'
+    )
     parser.add_argument(
         '--score',
         choices=('image_mean', 'gradient_norm'),
@@ -252,37 +318,29 @@ def main() -> None:
         '--loss', help="of all heads (default: that of the model's config)"
     )
     parser.add_argument('--json', type=Path, help='append the figures here')
-    args = parser.parse_args()
+    return parser
+
+
+def shown(value: Any) -> str:
+    """Return a figure, or an interval, as it is printed."""
+    if isinstance(value, tuple):
+        return ' to '.join(map(shown, value))
+    return f'{value:.4g}' if isinstance(value, float) else str(value)
+
+
+def main() -> None:
+    """Print the figures of each model."""
+    args = build_parser().parse_args()
     torch.set_num_threads(args.threads)
     keep_freed_memory()
-    table = Table(
-        'model',
-        'stock step (s)',
-        'pruned / stock',
-        'interval',
-        'of it: heads',
-        'interval',
-        'hook',
-    )
     for name in args.models or CONFIGS:
-        result = measure(
-            name, args.batch_size, args.pairs, args.score, args.loss
-        )
+        settings = args.batch_size, args.pairs, args.device, args.kept
+        result = measure(name, *settings, args.score, args.loss)
         if args.json:
             with args.json.open('a') as file:
                 file.write(json.dumps(result) + '\n')
-        low, high = result['step_ratio_interval']
-        low_heads, high_heads = result['heads_share_interval']
-        table.add_row(
-            name,
-            f'{result["stock_seconds"]:.2f}',
-            f'{result["step_ratio"]:.3f}',
-            f'{low:.3f} to {high:.3f}',
-            f'{result["heads_share"]:+.2%}',
-            f'{low_heads:+.2%} to {high_heads:+.2%}',
-            f'{result["hook_share"]:+.3%}',
-        )
-    Console().print(table)
+        lines = (f'{key:22} {shown(v)}' for key, v in result.items())
+        print(*lines, '', sep='\n')
 
 
 if __name__ == '__main__':

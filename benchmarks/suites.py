@@ -104,6 +104,8 @@ INFOBATCH = dict(type='InfoBatchPolicy')
 # With the options of the paper spelled out, as the digests of the cells hold
 # them; those of `random` are the same by default.
 CORE = arms.core() | dict(infobatch=arms.infobatch(**PAPER))
+# Without what was run as exploratory first, and became a core arm for that.
+PLANNED_ARMS = CORE.keys() - {'short-lr'}
 EXPLORATORY: dict[str, Arm] = {
     'quantile': arms.infobatch(
         policy=dict(type='QuantilePolicy'), delta=0.875
@@ -115,7 +117,6 @@ EXPLORATORY: dict[str, Arm] = {
     ),
     'infobatch-no-annealing': arms.infobatch(**PAPER | dict(delta=1.0)),
     'subset': arms.subset(),
-    'short-lr': arms.short_lr(),
     'infobatch-lr': arms.infobatch_lr(**PAPER),
     'ramp-up': ramp(0.1, 0.9),
     'ramp-down': ramp(0.9, 0.1),
@@ -128,6 +129,11 @@ EXPLORATORY: dict[str, Arm] = {
 ARMS = CORE | EXPLORATORY
 
 
+def cells_file(suite: str) -> Path:
+    """Return the file of a suite's finished cells, one for its data set."""
+    return CELLS / f'{suite.partition("-")[0]}.jsonl'
+
+
 def study(suite: str) -> Study:
     """Return a suite with its arms and its places."""
     path = [str(HERE / 'parts'), os.environ.get('PYTHONPATH', '')]
@@ -135,7 +141,7 @@ def study(suite: str) -> Study:
         suite,
         SUITES[suite],
         ARMS,
-        results=CELLS / f'{suite}.jsonl',
+        results=cells_file(suite),
         work_dir=RUNS / suite,
         train=(sys.executable, str(ROOT / 'tools/train.py')),
         env=dict(

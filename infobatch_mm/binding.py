@@ -15,13 +15,8 @@ from .heads import (
     outermost_heads,
     seam_of,
 )
-from .host.batches import deal_batches
 from .host.datasets import unsliced
-from .pacing import SMALLER_BATCHES, Dealing
-from .pruned_run import PrunedRun
-from .rounds import Policy
 from .sampler import InfoBatchSampler
-from .scores import ScoreBoard
 
 
 def find_sampler(dataloader: DataLoader) -> InfoBatchSampler:
@@ -186,56 +181,4 @@ def clock_of(loop: Any) -> FullDataClock:
         f'train_cfg.type is {type(loop).__name__}, in which a pruned round '
         'would neither end nor advance the schedule. Set '
         "train_cfg.type='InfoBatchIterBasedTrainLoop'"
-    )
-
-
-def new_run(
-    runner: Any,
-    policy: Policy,
-    sampler: InfoBatchSampler,
-    *,
-    score_momentum: float,
-    pacing: str,
-    smallest_batch: int,
-    **settings: Any,
-) -> PrunedRun:
-    """Return the state of a run that is about to begin.
-
-    With smaller batches it also makes the dataloader deal them.
-
-    Args:
-        runner (Runner): The runner.
-        policy (PruningPolicy): What plans the rounds.
-        sampler (InfoBatchSampler): That of its train dataloader.
-        score_momentum (float): See :class:`ScoreBoard`.
-        pacing (str): See :class:`InfoBatchHook`.
-        smallest_batch (int): See :class:`InfoBatchHook`.
-        **settings: Other arguments of :class:`PrunedRun`.
-    """
-    loop, loader = runner.train_loop, runner.train_dataloader
-    clock, world_size = clock_of(loop), get_world_size()
-    batch_size = global_batch_size(loader, world_size)
-    in_order, dealing = keeps_order(loader), None
-    if pacing == SMALLER_BATCHES:
-        deal_batches(loader)
-        dealing = Dealing(
-            clock.pass_ticks, batch_size, world_size, int(smallest_batch)
-        )
-    board = ScoreBoard(
-        len(loader.dataset),
-        device=next(runner.model.parameters()).device,
-        momentum=score_momentum,
-        shared=world_size > 1,
-    )
-    return PrunedRun(
-        policy,
-        clock,
-        board,
-        batch_size=batch_size,
-        samples_budget=samples_budget(loader, loop),
-        seed=sampler.seed,
-        trims_rounds=has_rounds(loop),
-        keeps_order=in_order,
-        dealing=dealing,
-        **settings,
     )

@@ -1,11 +1,16 @@
-"""The full-data clock: how far a full-data run would be by now.
+"""The clocks of a run: that of the full data, and that on the wall.
 
-Its unit, the tick, is one iteration of the full-data run. A pruned round has
-fewer iterations, but advances the clock as far as a full one, so each of its
-iterations is worth one or more ticks. Nothing here imports mmengine.
+The unit of the first, the tick, is one iteration of the full-data run. A
+pruned round has fewer iterations, but advances the clock as far as a full one,
+so each of its iterations is worth one or more ticks. Nothing here imports
+mmengine.
 """
 
 import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 
 class FullDataClock:
@@ -97,18 +102,30 @@ class FullDataClock:
         self.position += 1
         return self.now - self.previous
 
-    def estimate_iters_left(self, delta: float) -> int:
+    def estimate_iters_left(
+        self, pruned_iters: float, *, delta: float, full_rounds: int = 0
+    ) -> int:
         """Return how many iterations are still to come.
 
-        Exact in the last round. Before, rounds up to ``delta`` are taken to
-        be as long as the present one, and full after it.
+        Exact in the last round.
+
+        Args:
+            pruned_iters (float): Iterations that a pruned round to come is
+                taken to have.
+            delta (float): Share of the budget; a round that begins before it
+                may be pruned, and one from there on is full.
+            full_rounds (int): Rounds after the present one that are full all
+                the same.
         """
         end = min(self.budget, self.round_start + self.round_ticks)
-        pruned = max(0, math.ceil(delta * self.budget) - end)
-        full = self.budget - end - pruned
+        first = end + full_rounds * self.pass_ticks
+        # Rounded, as 0.07 * 100 is above 7 in floating point.
+        before = round((delta * self.budget - first) / self.pass_ticks, 6)
+        ticks = max(0, math.ceil(before)) * self.pass_ticks
+        pruned = max(0, min(ticks, self.budget - first))
         # Rounded up: a run with a tick left is not in its last round yet.
-        later = -(-pruned * self.round_iters // max(1, self.round_ticks))
-        return self.iters_left_in_round + later + full
+        later = math.ceil(pruned * pruned_iters / self.pass_ticks)
+        return self.iters_left_in_round + later + self.budget - end - pruned
 
     def begin_rest(self, iters: int, share: float, rounds: int) -> None:
         """Begin what is left of a round that was laid out in another way.
@@ -188,3 +205,85 @@ def crosses(previous: int, now: int, interval: int, begin: int = 0) -> bool:
     return now >= begin and (
         (now - begin) // interval > (previous - begin) // interval
     )
+
+
+class Stopwatch:
+    """Adds up wall-clock time between :meth:`start` and :meth:`stop`.
+
+    Attributes:
+        seconds (float): Time added up so far.
+    """
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.seconds = seconds
+        self._since: float | None = None
+
+    def start(self) -> None:
+        """Go on; without effect while running."""
+        if self._since is None:
+            self._since = time.perf_counter()
+
+    def stop(self) -> None:
+        """Pause; without effect while paused."""
+        if self._since is not None:
+            self.seconds += time.perf_counter() - self._since
+            self._since = None
+
+    def read(self) -> float:
+        """Return the seconds up to now."""
+        running = self._since is not None
+        self.stop()
+        if running:
+            self.start()
+        return self.seconds
+
+
+class RunTimes:
+    """What training has taken in all, in this round, and pruning of it.
+
+    Attributes:
+        train (Stopwatch): Training without validation, over all resumes.
+        round (Stopwatch): The same of the present round.
+        overhead (Stopwatch): What pruning itself has taken of it.
+    """
+
+    def __init__(self) -> None:
+        self.train, self.overhead = Stopwatch(), Stopwatch()
+        self.begin_round()
+
+    def begin_round(self) -> None:
+        """Count the round from zero."""
+        self.round = Stopwatch()
+
+    def go_on(self) -> None:
+        """Count the time from now on as training."""
+        self.round.start()
+        self.train.start()
+
+    def pause(self) -> None:
+        """Stop counting the time as training."""
+        self.round.stop()
+        self.train.stop()
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Count the time of a block as overhead of pruning."""
+        self.overhead.start()
+        try:
+            yield
+        finally:
+            self.overhead.stop()
+
+    def state_dict(self) -> dict[str, float]:
+        """Return the seconds of each."""
+        return dict(
+            train_seconds=self.train.read(),
+            round_seconds=self.round.read(),
+            overhead_seconds=self.overhead.read(),
+        )
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`state_dict` gave."""
+        self.train = Stopwatch(state['train_seconds'])
+        self.round = Stopwatch(state['round_seconds'])
+        self.overhead = Stopwatch(state['overhead_seconds'])

@@ -4,14 +4,15 @@ The rounds are gone through on the clock that the run itself will use, with
 the counts that its policy would keep. Nothing here imports mmengine.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .clock import FullDataClock
+from .pacing import Dealing
 from .pruning import PruningPolicy
 from .pruning.draw import strata_of
 
@@ -51,12 +52,29 @@ class Schedule(NamedTuple):
         pruned (int): How many of them leave samples out.
         iters (int): Iterations.
         samples (int): Samples trained on.
+        fewest (int): Samples that the smallest of its rounds keeps.
     """
 
     rounds: int
     pruned: int
     iters: int
     samples: int
+    fewest: int
+
+
+class Case(NamedTuple):
+    """Scores that a run may have, shape (N,)."""
+
+    name: str  # of the share below the mean
+    scores: Tensor
+
+
+class Row(NamedTuple):
+    """What a run comes to, by its policy and its scores."""
+
+    policy: str
+    share: str  # below the mean
+    run: Schedule
 
 
 def schedule(
@@ -65,11 +83,11 @@ def schedule(
     budget: Budget,
     *,
     warmup_rounds: int = 0,
+    dealing: Dealing | None = None,
 ) -> Schedule:
     """Go through a run whose scores stay as they are given.
 
-    A pruned round has fewer steps of the full size, the default pacing. A
-    sample that the first round leaves out, as a remainder smaller than a
+    A sample that the first round leaves out, as a remainder smaller than a
     batch, is taken to have a score all the same.
 
     Args:
@@ -78,23 +96,75 @@ def schedule(
             round leaves behind, and each round after it.
         budget (Budget): The full-data run.
         warmup_rounds (int): Rounds at the start that use all data.
+        dealing (Dealing, optional): How pruned rounds are dealt to smaller
+            batches. None (default): they have fewer steps of the full size.
     """
     sizes = strata_sizes(policy, scores)
+    limits = dealing.limits if dealing else {'multiple_of': budget.batch_size}
     clock = FullDataClock(budget.iters, budget.iters_of(budget.samples))
     rounds = pruned = iters = samples = 0
+    fewest = budget.samples
     while not clock.done:
         kept = budget.samples
         # The first round has no scores.
         if rounds >= max(1, warmup_rounds):
-            kept = _kept(policy, sizes, clock.progress, budget.batch_size)
-        clock.begin_round(budget.iters_of(kept))
+            kept = _kept(policy, sizes, clock.progress, limits)
+        dealt = dealing if kept < budget.samples else None
+        clock.begin_round(dealt.steps if dealt else budget.iters_of(kept))
         done = clock.iters_left_in_round
         clock.position = done
         clock.end_round()
         rounds, iters = rounds + 1, iters + done
-        samples += budget.samples_in(done, kept)
+        samples += (
+            dealt_samples(dealt, done, kept)
+            if dealt
+            else budget.samples_in(done, kept)
+        )
         pruned += kept < budget.samples
-    return Schedule(rounds, pruned, iters, samples)
+        fewest = min(fewest, kept)
+    return Schedule(rounds, pruned, iters, samples, fewest)
+
+
+def schedules(
+    policies: Iterable[PruningPolicy],
+    kinds: Sequence[Case],
+    budget: Budget,
+    **settings: Any,
+) -> Iterator[Row]:
+    """Yield what a run comes to, by policy and the share below the mean.
+
+    Where it comes to the same whatever the share is, there is one row.
+
+    Args:
+        policies (Iterable): The policies.
+        kinds (Sequence): Scores that the run may have.
+        budget (Budget): The full-data run.
+        **settings: Of :func:`schedule`.
+    """
+    for policy in policies:
+        name = type(policy).__name__
+        found = [
+            schedule(policy, case.scores, budget, **settings) for case in kinds
+        ]
+        if len(set(found)) == 1 < len(found):
+            yield Row(name, 'any', found[0])
+            continue
+        for case, run in zip(kinds, found, strict=True):
+            yield Row(name, case.name, run)
+
+
+def dealt_samples(dealing: Dealing, iters: int, kept: int) -> int:
+    """Return the samples of the first iterations of a round that is dealt.
+
+    Args:
+        dealing (Dealing): How it is.
+        iters (int): Iterations, at most the steps of a full pass.
+        kept (int): Samples that the round keeps.
+    """
+    most = dealing.steps * dealing.batch_size
+    each = min(kept, most) // dealing.world_size
+    size, larger = divmod(each, dealing.steps)  # the larger ones come first
+    return dealing.world_size * (iters * size + min(iters, larger))
 
 
 def full_schedule(budget: Budget) -> Schedule:
@@ -103,7 +173,8 @@ def full_schedule(budget: Budget) -> Schedule:
     whole, rest = divmod(budget.iters, each)
     samples = whole * budget.samples_in(each, budget.samples)
     samples += budget.samples_in(rest, budget.samples)
-    return Schedule(whole + bool(rest), 0, budget.iters, samples)
+    rounds = whole + bool(rest)
+    return Schedule(rounds, 0, budget.iters, samples, budget.samples)
 
 
 def strata_sizes(policy: PruningPolicy, scores: Tensor) -> list[int]:
@@ -117,10 +188,10 @@ def _kept(
     policy: PruningPolicy,
     sizes: Sequence[int],
     progress: float,
-    multiple_of: int,
+    limits: Mapping[str, int],
 ) -> int:
     """Return how many samples a round keeps; see `PruningPolicy.plan`."""
-    return sum(policy.kept_counts(sizes, progress, multiple_of))
+    return sum(policy.kept_counts(sizes, progress, **limits))
 
 
 def scores_below_mean(share: float, total: int) -> Tensor:

@@ -3,29 +3,19 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
-from . import binding, checks, ranks, records
-from .datasets.identity import Identities
+from . import binding, checks, records
 from .host.checkpoint import allow_resuming, bind_checkpoint_hooks
-from .host.running import (
-    announce_max_iters,
-    is_resuming,
-    step_schedulers,
-    steps_schedulers,
-)
-from .ledger import Ledger
+from .host.running import announce_max_iters, is_resuming, show_scores
 from .pacing import FEWER_STEPS
+from .parts import Parts
 from .pruned_run import STATE_KEY, PrunedRun
 from .pruning import NoPruningPolicy
 from .pruning.registry import build_policy
-from .randomness import RandomStates
 from .reach import check_unweighted
-from .settings import check_settings
-from .steps import Steps
 
 
 @HOOKS.register_module()
@@ -43,7 +33,8 @@ class InfoBatchHook(Hook):
     ``infobatch/clock``, ``infobatch/kept_ratio``, ``infobatch/saved_ratio``,
     ``infobatch/threshold``, ``infobatch/mean_weight`` and
     ``infobatch/variance_ratio`` (see :class:`Plan`) to all visualizer
-    backends.
+    backends. TensorBoard and W&B get a histogram of the scores a round,
+    ``infobatch/scores``.
 
     Args:
         policy (dict): Config of the pruning policy. Defaults to
@@ -98,6 +89,7 @@ class InfoBatchHook(Hook):
     priority = 75
 
     run: PrunedRun | None = None
+    parts: Parts
 
     def __init__(
         self,
@@ -113,7 +105,7 @@ class InfoBatchHook(Hook):
         smallest_batch: int = 2,
     ) -> None:
         check_unweighted(unweighted)
-        check_settings(
+        checks.check_settings(
             score, score_momentum, warmup_rounds, pacing, smallest_batch
         )
         self.policy = build_policy(policy, delta)
@@ -126,11 +118,6 @@ class InfoBatchHook(Hook):
         if exact_resume is None:
             exact_resume = not isinstance(self.policy, NoPruningPolicy)
         self.exact_resume = exact_resume
-        self.random_states = RandomStates()
-        self.ledger = Ledger(
-            class_balanced=score == 'class_balanced',
-            gradient_norm=score == 'gradient_norm',
-        )
         self._resumed: Mapping[str, Any] | None = None
 
     def __getattr__(self, name: str) -> Any:
@@ -140,7 +127,7 @@ class InfoBatchHook(Hook):
                 f'{type(self).__name__} has no {name}, or not before its run '
                 'has begun'
             )
-        return getattr(run, name)
+        return getattr(run if hasattr(run, name) else self.parts, name)
 
     # The run
 
@@ -153,75 +140,28 @@ class InfoBatchHook(Hook):
         """Bind the parts of the run, or say which one is missing."""
         checks.check_once(self.run)
         checks.check_hooks(runner.hooks, self)
-        self.loader = runner.train_dataloader
-        self.sampler = binding.find_sampler(self.loader)
-        self.dataset = binding.find_dataset(self.loader)
-        self.identities = Identities(
-            self.dataset.dataset, len(self.loader.dataset)
-        )
-        self.steps_schedulers = steps_schedulers(runner)
-        run = binding.new_run(
-            runner,
-            self.policy,
-            self.sampler,
-            delta=self.delta,
-            score=self.score,
-            score_momentum=self.score_momentum,
-            warmup_rounds=self.warmup_rounds,
-            pacing=self.pacing,
-            smallest_batch=self.smallest_batch,
-        )
-        checks.check_pacing(run, runner.logger)
-        self.steps = Steps(
-            runner.model, run, self.ledger, self.identities, self.unweighted
-        )
-        self.random_states.device = run.board.scores.device
-        if self.exact_resume:
-            # Else each iteration of the dataloader draws from the global one,
-            # a seed for workers whose samples have seeds of their own.
-            self.loader.generator = torch.Generator()
+        self.parts = parts = Parts(runner, self)
         if self._resumed is not None:
-            self._go_on_from(self._resumed, run, runner)
+            parts.go_on_from(self._resumed, runner)
         bind_checkpoint_hooks(runner, self)
-        self.records = records.RunRecords(runner.work_dir)
         if is_main_process():
-            self.records.begin(run.round if is_resuming(runner) else None)
-        self.run, self._resumed = run, None
-
-    def _go_on_from(
-        self, state: Mapping[str, Any], run: PrunedRun, runner: Any
-    ) -> None:
-        """Take up a resumed run where its checkpoint left it."""
-        if not state:
-            runner.logger.warning(
-                'the checkpoint has no state of InfoBatch, so no sample has '
-                'a score yet: the first round after it uses all data'
+            parts.records.begin(
+                parts.run.round if is_resuming(runner) else None
             )
-            run.begin_without_state(iters=runner.iter, epochs=runner.epoch)
-            return
-        warnings = run.load_state_dict(state)
-        checks.check_seed(*binding.seed_setting(runner.cfg), state)
-        self.identities.load_state_dict(state)
-        if self.exact_resume:
-            warnings += self.random_states.load_state_dict(state)
-            self.random_states.put_back()
-        self.sampler.seed = run.seed
-        for warning in warnings:
-            runner.logger.warning(warning)
-        runner.logger.info(records.resumed_text(run))
+        self.run, self._resumed = parts.run, None
 
     def after_train(self, runner: Any) -> None:
         """Write the summary and log it as a table."""
         if is_main_process():
             summary = self.summary(runner)
-            self.records.write_summary(summary)
+            self.parts.records.write_summary(summary)
             runner.logger.info(f'\n{records.summary_table(summary)}')
 
     def summary(self, runner: Any) -> dict[str, Any]:
         """Return what the run has cost, against its full-data budget."""
-        assert self.run is not None
-        metric = records.metric_of(runner.message_hub.log_scalars)
-        return records.summary_of(self.run, runner.iter) | metric
+        scalars = runner.message_hub.log_scalars
+        metric = records.metric_of(scalars, runner.hooks)
+        return self.parts.run.costs(runner.iter) | metric
 
     # Rounds
 
@@ -236,77 +176,26 @@ class InfoBatchHook(Hook):
             self.after_train_round(runner)
 
     def before_train_round(self, runner: Any) -> None:
-        """Plan the coming round and hand the plan to the sampler."""
-        run = self.run
-        assert run is not None
+        """Plan the coming round, and announce what it comes to."""
+        run = self.parts.run
         run.times.go_on()
         with run.times.counted():
-            checks.check_heads(runner.model, self.steps.heads)
-            self.sampler.set_epoch(run.round)
-            if self.exact_resume:
-                self.dataset.seed_round(run.seed, run.round)
-            if run.plan is None:
-                self._begin_round(runner)
-            else:
-                # Once more, after what hooks draw when an epoch begins.
-                self.random_states.put_back()
-            plan, done = run.remaining
-            steps = run.steps_to_deal
-            if steps is None:
-                checks.check_equal_batches(
-                    self.sampler,
-                    len(plan) - done,
-                    run.batch_size // self.sampler.world_size,
-                )
-            self.sampler.begin_round(plan, start=done, steps=steps)
-            run.begin_round(
-                iters=len(self.loader),
-                samples=self.sampler.samples_of_all_ranks,
-                first_iter=runner.iter,
-            )
-            ranks.check_same_plan(run.plan_digest)
-            announce_max_iters(
-                runner,
-                runner.iter + run.iters_left(),
-                is_exact=run.knows_iters,
-            )
-            runner.visualizer.add_scalars(
-                records.round_scalars(run), step=runner.iter
-            )
+            self.parts.begin_round(runner)
+            total = runner.iter + run.iters_left()
+            announce_max_iters(runner, total, is_exact=run.knows_iters)
+            scalars = records.round_scalars(run)
+            runner.visualizer.add_scalars(scalars, step=runner.iter)
             runner.logger.info(records.round_text(run))
-
-    def _begin_round(self, runner: Any) -> None:
-        assert self.run is not None
-        self.run.draw_plan(self.sampler.generator())
-        if self.run.keeps_fewest:
-            runner.logger.info(
-                f'InfoBatch round {self.run.round} keeps {self.run.drawn} of '
-                f'{self.run.total} samples, the fewest that smallest_batch='
-                f'{self.smallest_batch} allows'
-            )
-        if self.run.missed is not None:
-            runner.logger.warning(
-                f'InfoBatch round {self.run.round} keeps {self.run.drawn} of '
-                f'{self.run.total} samples, where policy.keep asks for '
-                f'{self.run.missed}: whole batches allow no nearer '
-                'number, or too many samples have no score yet'
-            )
 
     def after_train_round(self, runner: Any) -> None:
         """Merge the scores and record the round that ended."""
-        run = self.run
-        assert run is not None
+        run = self.parts.run
         with run.times.counted():
-            self.gather_state()
-            if run.board.nonfinite:
-                runner.logger.warning(
-                    f'InfoBatch round {run.round}: {run.board.nonfinite} '
-                    'losses were NaN or infinite. Their samples are kept at '
-                    'weight 1 until they give a finite one'
-                )
+            self.parts.gather_scores(runner)
         run.times.pause()
         if is_main_process():
-            self.records.add_round(records.round_record(run))
+            self.parts.records.add_round(records.round_record(run))
+            show_scores(runner.visualizer, run.board.scores, runner.iter)
         run.end_round()
 
     # Steps
@@ -315,11 +204,11 @@ class InfoBatchHook(Hook):
         self, runner: Any, batch_idx: int, data_batch: Any = None
     ) -> None:
         """Look up the weights of the batch by the ids that came with it."""
-        assert self.run is not None
-        checks.check_same_loader(runner.train_dataloader, self.loader)
-        self.random_states.forget()
-        with self.run.times.counted():
-            self.steps.begin(runner, data_batch)
+        parts = self.parts
+        checks.check_same_loader(runner.train_dataloader, parts.loader)
+        parts.random_states.forget()
+        with parts.run.times.counted():
+            parts.steps.begin(runner, data_batch)
 
     def after_train_iter(
         self,
@@ -328,33 +217,16 @@ class InfoBatchHook(Hook):
         data_batch: Any = None,
         outputs: Any = None,
     ) -> None:
-        """Score the batch and advance the clock."""
-        assert self.run is not None
-        if self.steps.in_flight:
-            with self.run.times.counted():
-                self._end_step(runner)
-
-    def _end_step(self, runner: Any) -> None:
-        ticks = self.steps.end(runner)
-        if self.steps_schedulers:
-            for _ in range(ticks - 1):
-                step_schedulers(runner.param_schedulers)
+        """Score the batch and advance the clock and the schedules."""
+        if self.parts.steps.in_flight:
+            with self.parts.run.times.counted():
+                self.parts.steps.end(runner)
 
     # Checkpoints
 
     def gather_state(self) -> None:
         """Gather what a checkpoint holds of all ranks; all must call it."""
-        assert self.run is not None
-        ranks.merge_scores(self.run.board)
-        if self.run.trained is not None:
-            ranks.merge_trained(self.run.trained)
-        if self.exact_resume:
-            self.random_states.gather(self._position)
-
-    @property
-    def _position(self) -> tuple[int, int]:
-        assert self.run is not None
-        return self.run.round, self.run.samples_done
+        self.parts.gather_state()
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         """Add the state of the run, as tensors and plain scalars."""
@@ -363,13 +235,10 @@ class InfoBatchHook(Hook):
             if self._resumed:
                 checkpoint[STATE_KEY] = self._resumed
             return
-        if self.steps.is_trained:
+        if self.parts.steps.is_trained:
             # A hook of a higher priority saves in the middle of a step.
-            self._end_step(runner)
-        state = self.state_dict() | self.identities.state_dict()
-        if self.exact_resume:
-            state |= self.random_states.state_dict(self._position)
-        checkpoint[STATE_KEY] = state
+            self.parts.steps.end(runner)
+        checkpoint[STATE_KEY] = self.parts.entry()
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         """Keep the state of a run that is resumed; ``load_from`` has none."""
@@ -383,10 +252,11 @@ class InfoBatchHook(Hook):
         if self.run is not None:
             self.run.times.pause()
             if self.exact_resume:
-                self.random_states.set_aside()
+                self.parts.random_states.set_aside()
 
     def after_val(self, runner: Any) -> None:
         """Go on with the training's draws, and its time within a round."""
-        self.random_states.take_up()
-        if self.run is not None and self.run.plan is not None:
-            self.run.times.go_on()
+        if self.run is not None:
+            self.parts.random_states.take_up()
+            if self.run.plan is not None:
+                self.run.times.go_on()

@@ -18,6 +18,8 @@ STATE_VERSION = 2
 
 # Counters that a checkpoint holds as they are.
 _COUNTERS = ('round', 'round_begin_iter', 'samples_seen', 'samples_planned')
+# ... and those that older ones lack, whose mean then begins anew.
+_COUNTERS_OF_MEAN = ('rounds_pruned', 'samples_pruned')
 
 
 class PrunedRun(Rounds):
@@ -44,7 +46,10 @@ class PrunedRun(Rounds):
             scores=self.board.scores.cpu(),
             times_kept=self.times_kept,
             nonfinite=self.board.nonfinite,
-            **{name: getattr(self, name) for name in _COUNTERS},
+            **{
+                name: getattr(self, name)
+                for name in _COUNTERS + _COUNTERS_OF_MEAN
+            },
             **self.times.state_dict(),
         )
         if self.plan is not None:
@@ -95,6 +100,8 @@ class PrunedRun(Rounds):
         self.seed = state['seed']
         for name in _COUNTERS:
             setattr(self, name, state[name])
+        for name in _COUNTERS_OF_MEAN:
+            setattr(self, name, state.get(name, 0))
         self.board.nonfinite = state['nonfinite']
         self.times_kept = state['times_kept'].cpu()
         self.times.load_state_dict(state)
@@ -141,6 +148,41 @@ class PrunedRun(Rounds):
         self.round = self.clock.now // self.clock.pass_ticks
         self.samples_planned = self.round * self.total
         self.samples_seen = round(self.clock.progress * self.samples_budget)
+
+    def costs(self, iters: int) -> dict[str, Any]:
+        """Return what the run has cost, against a full-data run.
+
+        A run that was stopped early is measured against a full-data run that
+        stops at the same point of the clock, so that what neither of them
+        has done does not count as saved.
+
+        Args:
+            iters (int): Iterations that it has made.
+        """
+        budget = round(self.samples_budget * self.clock.progress)
+        seconds = self.times.train.read()
+        # What a run did before it began to prune has not been timed, and
+        # smaller batches do not tell what full ones take.
+        is_timed = (
+            iters
+            and self.pacing == FEWER_STEPS
+            and self.samples_planned == self.times_kept.sum()
+        )
+        return dict(
+            policy=repr(self.policy),
+            total=self.total,
+            rounds=self.round,
+            samples_budget=budget,
+            samples_seen=self.samples_seen,
+            saved_ratio=1 - self.samples_seen / budget if budget else 0.0,
+            iters_budget=self.clock.now,
+            iters_run=iters,
+            train_seconds=seconds,
+            overhead_seconds=self.times.overhead.read(),
+            train_seconds_budget=(
+                seconds / iters * self.clock.now if is_timed else None
+            ),
+        )
 
 
 def check_state(state: Mapping[str, Any], total: int) -> None:

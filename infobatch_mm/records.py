@@ -3,25 +3,25 @@
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.hooks import CheckpointHook, Hook
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 from .host.checkpoint import AtomicLocalBackend
-from .pacing import FEWER_STEPS
 from .pruned_run import PrunedRun
 
 ROUNDS_FILE, SUMMARY_FILE = 'infobatch.jsonl', 'infobatch_summary.json'
 Line = dict[str, Any]  # a JSON object in a line of a file
 
-# The metric that is shown is the first of these that a run has, else its
-# first. What takes the time of a validation is no metric.
+# Where nothing says which metric counts, the first of these that a run has is
+# shown, else its first. What takes the time of a validation is no metric.
 METRICS = ('mIoU', 'accuracy/top1')
 NO_METRICS = ('step', 'time', 'data_time')
 
@@ -110,52 +110,19 @@ def round_record(run: PrunedRun) -> dict[str, Any]:
     )
 
 
-def summary_of(run: PrunedRun, iters_run: int) -> dict[str, Any]:
-    """Return what a run has cost, against a full-data run.
-
-    A run that was stopped early is measured against a full-data run that
-    stops at the same point of the clock, so that what neither of them has
-    done does not count as saved.
-
-    Args:
-        run (PrunedRun): The run.
-        iters_run (int): Iterations that it has made.
-    """
-    budget = round(run.samples_budget * run.clock.progress)
-    seconds = run.times.train.read()
-    # What a run did before it began to prune has not been timed, and smaller
-    # batches do not tell what full ones take.
-    is_timed = (
-        iters_run
-        and run.pacing == FEWER_STEPS
-        and run.samples_planned == run.times_kept.sum()
-    )
-    return dict(
-        policy=repr(run.policy),
-        total=run.total,
-        rounds=run.round,
-        samples_budget=budget,
-        samples_seen=run.samples_seen,
-        saved_ratio=1 - run.samples_seen / budget if budget else 0.0,
-        iters_budget=run.clock.now,
-        iters_run=iters_run,
-        train_seconds=seconds,
-        overhead_seconds=run.times.overhead.read(),
-        train_seconds_budget=(
-            seconds / iters_run * run.clock.now if is_timed else None
-        ),
-    )
-
-
-def metric_of(history: Mapping[str, Any]) -> dict[str, Any]:
+def metric_of(
+    history: Mapping[str, Any], hooks: Iterable[Hook] = ()
+) -> dict[str, Any]:
     """Return the last and the best value of the metric of a run.
 
-    The best is the highest, and of a metric with ``loss`` in its name the
-    lowest, as for ``save_best`` of mmengine's ``CheckpointHook``.
+    The metric is that of ``save_best`` of the run's ``CheckpointHook``, whose
+    rule says what is best. Else the rule is what a ``CheckpointHook`` would
+    infer from the name of the metric; if it cannot, no value is called best.
 
     Args:
         history (dict): ``message_hub.log_scalars``, which has the values of
             all validations, also of those before a resume.
+        hooks (list[Hook]): The hooks of the run.
 
     Returns:
         dict: Empty if there was no validation.
@@ -164,10 +131,32 @@ def metric_of(history: Mapping[str, Any]) -> dict[str, Any]:
     names = [name for name in names if name not in NO_METRICS]
     if not names:
         return {}
-    name = next((metric for metric in METRICS if metric in names), names[0])
+    rules = _rules_of_best(hooks)
+    known = (name for name in (*rules, *METRICS) if name in names)
+    name = next(known, names[0])
     values = history[f'val/{name}'].data[0].tolist()
-    best = min(values) if 'loss' in name else max(values)
-    return dict(metric=name, metric_last=values[-1], metric_best=best)
+    found = dict(metric=name, metric_last=values[-1])
+    if rule := rules.get(name) or _inferred_rule(name):
+        best = max(values) if rule == 'greater' else min(values)
+        found['metric_best'] = best
+    return found
+
+
+def _rules_of_best(hooks: Iterable[Hook]) -> dict[str, str]:
+    """Return the rules by which a run saves its best, by their metrics."""
+    return {
+        metric: rule
+        for hook in hooks
+        if isinstance(hook, CheckpointHook) and hook.save_best
+        for metric, rule in zip(hook.key_indicators, hook.rules, strict=True)
+    }
+
+
+def _inferred_rule(metric: str) -> str | None:
+    try:
+        return CheckpointHook(save_best=metric).rules[0]
+    except ValueError:  # the name does not tell
+        return None
 
 
 def read_json_lines(path: Path) -> list[Line]:
@@ -280,13 +269,15 @@ def summary_table(summary: dict[str, Any]) -> str:
         'of it overhead': f'{summary["overhead_seconds"]:.2f} s',
     }
     if 'metric' in summary:
-        last, best = summary['metric_last'], summary['metric_best']
-        rows[summary['metric']] = f'{last:.4g} at the end, {best:.4g} at best'
+        text = f'{summary["metric_last"]:.4g} at the end'
+        if 'metric_best' in summary:
+            text += f', {summary["metric_best"]:.4g} at best'
+        rows[summary['metric']] = text
     for name, value in rows.items():
         table.add_row(name, value)
-    text = io.StringIO()
-    Console(file=text, width=79).print(table)
-    return text.getvalue()
+    printed = io.StringIO()
+    Console(file=printed, width=79).print(table)
+    return printed.getvalue()
 
 
 def _time_saved(summary: dict[str, Any]) -> str:

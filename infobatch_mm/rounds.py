@@ -5,11 +5,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .clock import FullDataClock
+from .clock import FullDataClock, RunTimes
 from .pacing import FEWER_STEPS, SMALLER_BATCHES, Dealing, next_batch
 from .pruning import Plan
 from .scores import ScoreBoard
-from .stopwatch import RunTimes
 
 
 class Policy(Protocol):
@@ -59,6 +58,8 @@ class Rounds:
         samples_left (int): Samples that the round still has.
         weights (Tensor): Gradient weights of all samples, float32, (N,).
         times_kept (Tensor): Rounds that kept each sample, int32, (N,).
+        rounds_pruned (int): Rounds so far that left samples out.
+        samples_pruned (int): Samples that these rounds trained on.
         trained (Tensor, optional): What was trained on in this round, bool,
             (N,); None where the order of the plan tells it.
         times (RunTimes): What training has taken, and pruning of it.
@@ -96,6 +97,7 @@ class Rounds:
         self.round = self.round_begin_iter = 0
         self.drawn = self.samples_done = self.samples_left = 0
         self.samples_seen = self.samples_planned = 0
+        self.rounds_pruned = self.samples_pruned = 0
         self.times = RunTimes()
         self._has_new_layout = False
 
@@ -130,6 +132,9 @@ class Rounds:
         self.plan = plan
         self.times_kept[plan.indices] += 1
         self.samples_planned += len(plan)
+        if self.drawn < self.total:
+            self.rounds_pruned += 1
+            self.samples_pruned += len(plan)
         if self.trained is not None:
             self.trained.zero_()
 
@@ -216,8 +221,22 @@ class Rounds:
         self.times.begin_round()
 
     def iters_left(self) -> int:
-        """Return how many iterations are still to come, estimated."""
-        return self.clock.estimate_iters_left(self.delta)
+        """Return how many iterations are still to come, estimated.
+
+        Rounds that may be pruned are taken to be as long as those before
+        them were on average; until there is one, to be full.
+        """
+        warmup = max(0, int(self.warmup_rounds) - self.round - 1)
+        return self.clock.estimate_iters_left(
+            self._mean_iters, delta=self.delta, full_rounds=warmup
+        )
+
+    @property
+    def _mean_iters(self) -> float:
+        """float: Iterations of a pruned round, on average."""
+        if self.dealing or not self.rounds_pruned:
+            return self.clock.pass_ticks
+        return self.samples_pruned / self.rounds_pruned / self.batch_size
 
     @property
     def knows_iters(self) -> bool:

@@ -1,6 +1,13 @@
-"""What pruning does around a training step: weights before, scores after."""
+"""What pruning does around a training step: weights before, scores after.
 
-from collections.abc import Sequence
+A loop calls hooks, then ``model.train_step`` with a batch, then hooks again.
+Hooks may compute losses of their own with the same model; only what the model
+computes within ``train_step`` of the batch itself trains it, so that alone is
+weighted and scored.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,17 +17,18 @@ from . import checks
 from .binding import find_heads, training_heads
 from .datasets.identity import Identities
 from .heads import follow_samples
+from .heads.rows import index_of
+from .host.running import step_schedulers, steps_schedulers
 from .ledger import Ledger, copy_to_device
 from .pruned_run import PrunedRun
 from .reach import inner_model, refuse_unreached, unreached_parameters
-from .training_step import end_step, record_step
 
 
 class Steps:
     """What the training steps of a run have in common.
 
     Args:
-        model (nn.Module): The model, or its DDP wrapper.
+        runner (Runner): The runner of the run.
         run (PrunedRun): The state of the run.
         ledger (Ledger): What the heads record to.
         identities (Identities): What the samples are.
@@ -33,13 +41,14 @@ class Steps:
 
     def __init__(
         self,
-        model: nn.Module,
+        runner: Any,
         run: PrunedRun,
         ledger: Ledger,
         identities: Identities,
         unweighted: str | Sequence[str],
     ) -> None:
         self.run, self.ledger, self.identities = run, ledger, identities
+        model = runner.model  # or its DDP wrapper
         self.heads = find_heads(model)
         if ledger.class_balanced:
             checks.check_class_balanced(self.heads)
@@ -51,6 +60,7 @@ class Steps:
         self._training_heads = training_heads(model)
         self._allowed = () if unweighted == 'refuse' else unweighted
         self.has_looked = unweighted == 'allow'
+        self._steps_schedulers = steps_schedulers(runner)
         self._device = next(model.parameters()).device
         self._ids = torch.empty(0, dtype=torch.int64)
         self.in_flight = False
@@ -75,17 +85,20 @@ class Steps:
         """bool: Whether a batch was trained on and is not scored yet."""
         return self.in_flight and bool(self.ledger.reporters)
 
-    def end(self, runner: Any) -> int:
-        """Take the scores of the batch.
+    def end(self, runner: Any) -> None:
+        """Take the scores of the batch, and advance the clock.
 
-        Returns:
-            int: The ticks of the clock that the step was worth.
+        Schedulers are stepped once more for each further tick that the step
+        was worth.
         """
         self.in_flight = False
         end_step(runner.model)
         checks.check_reported(self._training_heads, self.ledger)
         self.run.board.update(*self.ledger.close())
-        return self.run.end_step(self._ids)
+        ticks = self.run.end_step(self._ids)
+        if self._steps_schedulers:
+            for _ in range(ticks - 1):
+                step_schedulers(runner.param_schedulers)
 
     def _read(self, batch: Any) -> tuple[Tensor, Tensor]:
         """Return the ids of a batch, and where their scores go."""
@@ -105,3 +118,55 @@ class Steps:
             return
         refuse_unreached(names, self._allowed)
         self.has_looked = True
+
+
+def record_step(model: nn.Module, batch: Any, ledger: Ledger) -> None:
+    """Let a ledger that has begun a batch be open in its training step alone.
+
+    Args:
+        model (nn.Module): The one whose ``train_step`` the loop calls: the
+            model itself or its DDP wrapper.
+        batch (Any): The batch as the loop has it.
+        ledger (Ledger): The ledger of the run.
+    """
+    end_step(model)
+    ledger.is_open = False
+    stock = vars(model).get('train_step')  # there is one if it is compiled
+    # A partial, since the copy of a model that has one calls the copy.
+    recorded: Any = partial(_recorded, model, stock, batch, ledger)
+    model.train_step = recorded
+
+
+def end_step(model: nn.Module) -> None:
+    """Give the model its own ``train_step`` back."""
+    step = vars(model).get('train_step')
+    if not (isinstance(step, partial) and step.func is _recorded):
+        return
+    del model.train_step
+    if step.args[1] is not None:
+        model.train_step = step.args[1]
+
+
+def _recorded(
+    model: Any,
+    stock: Any,
+    batch: Any,
+    ledger: Ledger,
+    data: Any,
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    """Run a training step, recorded if it is one of the batch."""
+    step = stock or partial(type(model).train_step, model)
+    if not _is_same(data, batch, ledger):
+        return step(data, *args, **kwargs)
+    with ledger.open_again():
+        return step(data, *args, **kwargs)
+
+
+def _is_same(data: Any, batch: Any, ledger: Ledger) -> bool:
+    """Tell whether data are the batch, or its samples in another form."""
+    if data is batch:
+        return True
+    samples = data.get('data_samples') if isinstance(data, Mapping) else None
+    return [index_of(each) for each in samples or ()] == ledger.samples

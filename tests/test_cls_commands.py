@@ -1,5 +1,6 @@
-"""The commands on mmpretrain: test, train and report."""
+"""The commands on mmpretrain: test, train, report, estimate and rank."""
 
+import re
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
 from mmpretrain.registry import MODELS
+from test_estimate import read as read_rank
+from test_estimate import say
 from test_report import Page, check, report
 
 from infobatch_mm.commands import running, train
@@ -296,3 +299,34 @@ def test_a_run_of_mmpretrain(tmp_path, pruned):
     if pruned:
         labels = {card.label for card in report.gallery(tmp_path).hardest}
         assert labels <= set('abcde')
+
+
+# estimate and rank
+
+
+def test_a_pilot_of_mmpretrain(tmp_path, capsys):
+    cfg = cls_toys.config(tmp_path / 'unused', pruned=False, epochs=8)
+    del cfg.train_dataloader['collate_fn']
+    cfg.custom_imports = dict(imports=['cls_toys'])
+    cfg.dump(tmp_path / 'config.py')
+    text, rows = say(capsys, str(tmp_path / 'config.py'), '--pilot', '2')
+    assert 'Pilot: 2 rounds' in text
+    assert rows[0][4:6] == ['48', '192']
+    counts = re.findall(r'^ .* to \S+ +(\d+)', text, re.MULTILINE)
+    assert sum(map(int, counts)) == 24
+
+
+def test_samples_of_mmpretrain_have_no_paths(tmp_path, capsys):
+    cfg = cls_toys.config(tmp_path, epochs=8)
+    cfg.default_hooks.checkpoint.interval = 8
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    capsys.readouterr()
+    rows, notes = read_rank(capsys, tmp_path, '--top', '5')
+    # The last round kept all samples.
+    assert len(notes) == 1
+    [hook] = [hook for hook in runner.hooks if hasattr(hook, 'board')]
+    hardest = hook.board.scores.argsort(descending=True)[:5].tolist()
+    assert [int(row['index']) for row in rows] == hardest
+    assert {row['path'] for row in rows} == {''}
+    assert {row['last_weight'] for row in rows} == {'1.0'}

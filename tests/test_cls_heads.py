@@ -23,7 +23,7 @@ from torch import nn
 from infobatch_mm.binding import find_heads
 from infobatch_mm.checks import check_reported
 from infobatch_mm.heads import WeightedHeadMixin, attach, follow_samples
-from infobatch_mm.heads.image_losses import is_mean_over_images
+from infobatch_mm.heads.cls_head import is_mean_over_images
 from infobatch_mm.heads.scoring import total_loss
 from infobatch_mm.ledger import Ledger
 

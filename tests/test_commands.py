@@ -1,29 +1,36 @@
 """The commands: how they start, how they end, and what they read."""
 
 import ast
+import contextlib
 import importlib.util
+import io
 import json
 import os
 import re
 import socket
 import subprocess
 import sys
+import traceback
 import weakref
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from unittest.mock import patch
 
+import light
 import pytest
 import torch
 import toys
 from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
-from mmengine.registry import MODELS
+from mmengine.hooks import Hook
+from mmengine.registry import DATASETS, HOOKS, MODELS
 from processes import Child
 
-from infobatch_mm import commands, extras
+from infobatch_mm import commands, extras, scores
 from infobatch_mm.commands import ending, prepare, report, running, train
 from infobatch_mm.commands import test as test_command
+from infobatch_mm.rescale import scale_gradient
+from infobatch_mm.scores import ScoreBoard
 
 REPO = Path(__file__).parents[1]
 
@@ -364,6 +371,62 @@ def test_the_package_runs_as_a_module(tmp_path):
     assert 'absent.py' in line
 
 
+# Completion
+
+COMPLETE = """
+source /dev/stdin
+COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1))
+_shtab_infobatch
+printf '%s\\n' "${COMPREPLY[@]}"
+"""
+
+
+@pytest.fixture(scope='module')
+def completion():
+    """The script for bash."""
+    pytest.importorskip('shtab')
+    with (
+        contextlib.redirect_stdout(io.StringIO()) as out,
+        pytest.raises(SystemExit) as stopped,
+    ):
+        commands.main(['--print-completion', 'bash'])
+    assert not stopped.value.code
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ('words', 'found'),
+    [
+        (['tra'], {'train'}),
+        (['train', '--infob'], {'--infobatch', '--infobatch-options'}),
+        (['train', '--launcher', ''], {'none', 'pytorch', 'slurm', 'mpi'}),
+        (['train', 'small_con'], {'small_config.py'}),
+        (['test', 'small_config.py', 'sma'], {'small_config.py'}),
+        (['rank', '--format', 'js'], {'jsonl'}),
+        (['prepare', 'cam'], {'camvid'}),
+        (['prepare', 'camvid', 'small_con'], {'small_config.py'}),
+    ],
+    ids=' '.join,
+)
+def test_a_shell_completes(words, found, completion, config):
+    done = subprocess.run(
+        ['bash', '-c', COMPLETE, 'bash', 'infobatch', *words],
+        input=completion,
+        capture_output=True,
+        text=True,
+        cwd=config.parent,
+    )
+    assert set(done.stdout.split()) == found, done.stderr
+
+
+def test_completion_needs_its_extra(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, 'shtab', None)
+    with pytest.raises(SystemExit) as stopped:
+        commands.main(['--print-completion', 'zsh'])
+    assert stopped.value.code == 2
+    assert 'infobatch_mm[completion]' in capsys.readouterr().err
+
+
 # How they end
 
 
@@ -374,6 +437,168 @@ def test_an_error_from_elsewhere_keeps_its_traceback():
         ending.in_one_line(parser, only=ending.is_ours),
     ):
         raise ValueError('theirs')
+
+
+def last_line(capsys, config, *flags):
+    """Return what `infobatch train` ends with, if that is exit status 2."""
+    with pytest.raises(SystemExit) as stopped:
+        train.main([str(config), *flags], prog='infobatch train')
+    assert stopped.value.code == 2
+    text = capsys.readouterr().err
+    assert 'Traceback' not in text and text.count('\n') == 1
+    return text.removeprefix('infobatch train: error: ')
+
+
+LIGHT = dict(type='EpochBasedTrainLoop', max_epochs=2)
+
+
+@pytest.fixture
+def written(tmp_path, monkeypatch):
+    """Return a function that writes the config of a run to a file."""
+    monkeypatch.setenv('LOCAL_RANK', '0')
+
+    def write(change=lambda cfg: None, **settings):
+        cfg = light.config(tmp_path / 'run', LIGHT, **settings)
+        change(cfg)
+        cfg.dump(tmp_path / 'config.py')
+        return tmp_path / 'config.py'
+
+    return write
+
+
+def break_setting(cfg):
+    cfg.custom_hooks[0].delta = 7
+
+
+def break_sampler(cfg):
+    cfg.train_dataloader.sampler.type = 'DefaultSampler'
+
+
+def break_loss(cfg):
+    cfg.model.type = 'PenalisedModel'
+
+
+def break_rows(cfg):
+    cfg.model.type = 'StrangeModel'
+
+
+def break_sample(cfg):
+    cfg.train_dataloader.dataset.dataset.type = 'UnpackedData'
+
+
+@MODELS.register_module()
+class PenalisedModel(light.LightModel):
+    """One with a term of the loss beside its head."""
+
+    def forward(self, inputs, data_samples, mode):
+        losses = super().forward(inputs, data_samples, mode)
+        if mode == 'loss':
+            losses['loss_weights'] = self.head.fc.weight.square().sum()
+        return losses
+
+
+@MODELS.register_module()
+class StrangeModel(light.LightModel):
+    """One that trains on samples without an index."""
+
+    def forward(self, inputs, data_samples, mode):
+        for sample in data_samples:
+            del sample.infobatch_index
+        return super().forward(inputs, data_samples, mode)
+
+
+@DATASETS.register_module()
+class UnpackedData(light.LightData):
+    """Points that carry no data sample."""
+
+    def prepare_data(self, idx):
+        return torch.zeros(4)
+
+
+@pytest.mark.parametrize(
+    ('change', 'workers', 'message'),
+    [
+        (break_setting, 0, r'delta must be in \[0, 1\], but got 7'),
+        (break_sampler, 0, 'InfoBatchHook needs .* it is DefaultSampler'),
+        (break_loss, 0, 'with all sample weights at zero .* head.fc.weight'),
+        (break_rows, 0, 'LightHead computed .* carry no infobatch_index'),
+        (break_sample, 0, 'IndexedDataset needs .* UnpackedData gave Tensor'),
+        (break_sample, 1, 'IndexedDataset needs .* UnpackedData gave Tensor'),
+    ],
+    ids=['build', 'bind', 'look', 'step', 'sample', 'worker'],
+)
+def test_an_error_of_ours_in_a_run_is_one_line(
+    change, workers, message, written, capsys
+):
+    line = last_line(capsys, written(change, workers=workers))
+    assert re.match(message, line)
+    # Without the hook's name and place in memory, or a worker's traceback.
+    assert ' object at 0x' not in line and 'File "' not in line
+
+
+@HOOKS.register_module()
+class BrokenHook(Hook):
+    """A user's hook, with an error of its own."""
+
+    def before_train(self, runner):
+        raise TypeError('a hook of the user')
+
+
+@DATASETS.register_module()
+class BrokenData(light.LightData):
+    """A user's data, with an error of its own."""
+
+    def prepare_data(self, idx):
+        raise ValueError('a sample of the user')
+
+
+@HOOKS.register_module()
+class AskingHook(Hook):
+    """A user's hook that asks ours for what there is not."""
+
+    def before_train(self, runner):
+        return toys.hook_of(runner).of_the_user
+
+
+def break_their_hook(cfg):
+    cfg.custom_hooks.append(dict(type='BrokenHook'))
+
+
+def break_their_question(cfg):
+    cfg.custom_hooks.append(dict(type='AskingHook'))
+
+
+def break_their_data(cfg):
+    cfg.train_dataloader.dataset.dataset.type = 'BrokenData'
+
+
+@pytest.mark.parametrize(
+    ('change', 'workers', 'error'),
+    [
+        (break_their_hook, 0, TypeError),
+        (break_their_question, 0, AttributeError),
+        (break_their_data, 0, ValueError),
+        (break_their_data, 1, ValueError),
+    ],
+)
+def test_an_error_of_theirs_in_a_run_is_not(change, workers, error, written):
+    config = written(change, workers=workers)
+    with pytest.raises(error, match='of.the.user'):
+        train.main([str(config)])
+
+
+def test_what_torch_refuses_in_our_code_is_not_ours():
+    """As an operation does for which a GPU has no memory left."""
+    with pytest.raises(RuntimeError) as raised:
+        scale_gradient(
+            torch.ones(2, 3, requires_grad=True), torch.ones(2)
+        ).backward(torch.ones(5))
+    assert not ending.is_ours(raised.value)
+    with pytest.raises(RuntimeError) as raised:
+        ScoreBoard(4).put(torch.arange(3), torch.ones(2))
+    *_, last = traceback.extract_tb(raised.tb)
+    assert last.filename == scores.__file__
+    assert not ending.is_ours(raised.value)
 
 
 def test_an_error_of_ours_is_one_line(capsys):
@@ -426,6 +651,14 @@ def test_names_of_packages_are_read_by_both(monkeypatch):
     assert tested.model == trained.model
     assert tested.work_dir == trained.work_dir
     assert tested.load_from == 'some.pth'
+
+
+def test_our_own_configs_have_names():
+    name = 'quickstart/upernet_tiny_1xb16-20e_digits-48x48.py'
+    named = running.read_config(f'infobatch_mm::{name}')
+    assert Path(named.filename) == REPO / 'configs' / name
+    with pytest.raises(FileNotFoundError, match=r'no config gone/a\.py'):
+        running.read_config('infobatch_mm::gone/a.py')
 
 
 @pytest.mark.parametrize('command', [train, test_command])

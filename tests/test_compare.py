@@ -1,39 +1,53 @@
-"""A comparison: its arms, cells, results, statistics, tables and pictures."""
+"""infobatch compare, and its library: from arms to statistics and verdict."""
 
 import copy
+import io
 import json
 import multiprocessing
+import signal
 import statistics
 import sys
+import time
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import light
 import numpy as np
 import pytest
 import torch
+import toys
 from mmengine.config import Config
 from mmengine.logging import MessageHub
 from mmengine.registry import HOOKS
+from mmengine.runner import Runner
 from scipy import stats
 
-from infobatch_mm.compare import arms, running
+from infobatch_mm import enable, override
+from infobatch_mm.commands import compare as command
+from infobatch_mm.commands.running import build_runner
+from infobatch_mm.compare import (
+    arms,
+    planning,
+    processes,
+    running,
+    summary,
+)
 from infobatch_mm.compare.arms import ALL_DATA, Arm, Budget
 from infobatch_mm.compare.cells import (
     Study,
+    append_result,
     budget_of,
     check_same,
+    config_of,
     order,
+    read_results,
 )
 from infobatch_mm.compare.parts import (
     BenchmarkHook,
     InfiniteSubsetSampler,
     UnscaledPolicy,
-)
-from infobatch_mm.compare.pictures import draw
-from infobatch_mm.compare.results import (
-    append_result,
-    read_results,
 )
 from infobatch_mm.compare.setup import (
     Setup,
@@ -42,11 +56,21 @@ from infobatch_mm.compare.setup import (
     stretch,
 )
 from infobatch_mm.compare.statistics import (
+    Paired,
+    judge,
     paired,
+    pooled_deviation,
     power,
     rank_test,
     seeds_needed,
+    seeds_to_decide,
     verdict,
+)
+from infobatch_mm.compare.stock import (
+    is_higher_better,
+    keep_one_checkpoint,
+    metric_of,
+    unpruned,
 )
 from infobatch_mm.compare.tables import (
     arms_table,
@@ -54,6 +78,7 @@ from infobatch_mm.compare.tables import (
     class_names,
     controls_table,
     differences,
+    draw,
     efficiency_table,
 )
 from infobatch_mm.records import read_json_lines
@@ -83,7 +108,7 @@ def change(arm, cfg, budget=BUDGET, seed=0):
 def test_a_config_is_measured_and_otherwise_its_own(stock):
     own = Config.fromfile(DIGITS.config)
     imports = stock.custom_imports.pop('imports')
-    assert imports[-2:] == list(DIGITS.parts)
+    assert imports[-1:] == [*{*DIGITS.parts}]  # one module has both
     assert stock.custom_hooks.pop() == dict(type='BenchmarkHook')
     for name in ('val_evaluator', 'test_evaluator'):
         assert stock[name].pop('type') == 'ClassIoUMetric'
@@ -102,8 +127,9 @@ def test_a_config_with_several_evaluators_and_no_test(tmp_path):
     )
     cfg = stock_config(Setup(path, 'mIoU', num_workers=0))
     types = [evaluator.type for evaluator in cfg.val_evaluator]
-    assert types == ['Accuracy', 'ClassIoUMetric']
-    assert cfg.custom_imports.imports == ['infobatch_mm', *DIGITS.parts]
+    assert types == ['Accuracy', 'mmseg.ClassIoUMetric']  # there is no scope
+    imports = ['infobatch_mm', DIGITS.parts.hook]
+    assert cfg.custom_imports.imports == imports
     loader = dict(num_workers=0, persistent_workers=False)
     assert cfg.train_dataloader == loader
 
@@ -175,9 +201,12 @@ def test_full_is_stock(stock):
 
 def test_only_arms_of_equal_cost_wait_for_the_pruned_run():
     waits = {name: arm.at_cost_of for name, arm in arms.core().items()}
-    assert waits == dict(
-        infobatch=None, full=None, random='infobatch', short='infobatch'
-    )
+    assert {arm for arm, needed in waits.items() if needed is None} == {
+        'infobatch',
+        'full',
+        'infobatch-small-batch',
+    }
+    assert {*waits.values()} == {None, 'infobatch'}
 
 
 def test_short_shortens_the_schedule_with_its_intervals(stock):
@@ -204,6 +233,93 @@ def test_lr_of_fewer_steps(stock, arm):
     lr = stock.optim_wrapper.optimizer.lr
     cfg = change(arm, stock)
     assert cfg.optim_wrapper.optimizer.lr == pytest.approx(lr / 0.8)
+
+
+@pytest.mark.parametrize('share', [0.81, 0.5, 0.337])
+def test_small_batches_make_the_steps_of_the_full_run(stock, share):
+    cfg = change(arms.small_batch(), stock, Budget(share, 0.0))
+    batch, iters = cfg.train_dataloader.batch_size, cfg.train_cfg.max_iters
+    assert batch == round(32 * share)
+    # Equal samples come first: the rounding of the batch goes to the steps.
+    assert batch * iters == pytest.approx(1920 * 32 * share, abs=batch / 2)
+    assert iters == pytest.approx(1920, rel=0.5 / batch)
+    assert cfg.param_scheduler[0]['end'] == iters
+
+
+EPOCHS = Config(
+    dict(
+        train_cfg=dict(max_epochs=20, val_interval=2),
+        train_dataloader=dict(batch_size=16),
+        param_scheduler=[
+            dict(type='LinearLR', begin=0, end=50, by_epoch=False),
+            dict(type='PolyLR', begin=0, end=20),
+        ],
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+    )
+)
+
+
+def test_small_batches_of_whole_epochs_have_the_steps_of_the_full_run():
+    cfg = change(arms.small_batch(), copy.deepcopy(EPOCHS), Budget(0.73, 0.0))
+    epochs, batch = cfg.train_cfg.max_epochs, cfg.train_dataloader.batch_size
+    assert (epochs, batch) == (15, 12)  # both three quarters
+    samples = 1536
+    assert epochs * samples / batch == 20 * samples / 16
+    warmup, rest = cfg.param_scheduler
+    assert (warmup['end'], rest['end']) == (50, 15)
+    assert cfg.train_dataloader.get('drop_last') is None
+
+
+def test_a_last_batch_of_one_sample_is_dropped():
+    budget = Budget(0.73, 0.0, samples=12 * 128 + 1)
+    cfg = change(arms.small_batch(), copy.deepcopy(EPOCHS), budget)
+    assert cfg.train_dataloader.drop_last
+
+
+def test_small_batches_keep_a_learning_rate_that_mmengine_scales():
+    cfg = copy.deepcopy(EPOCHS)
+    cfg.auto_scale_lr = dict(enable=True, base_batch_size=256)
+    cfg = change(arms.small_batch(), cfg, Budget(0.75, 0.0))
+    # mmengine multiplies by batch over base.
+    assert 12 / cfg.auto_scale_lr.base_batch_size == 16 / 256
+
+
+def test_a_batch_of_one_can_be_made_no_smaller(stock):
+    stock.train_dataloader.batch_size = 1
+    with pytest.raises(ValueError, match='is 1 and .* small-batch'):
+        change(arms.small_batch(), stock)
+
+
+def test_infobatch_with_small_batches_has_its_options(stock):
+    options = dict(policy=dict(type='QuantilePolicy'), pacing='fewer_steps')
+    cfg = change(arms.core(**options)['infobatch-small-batch'], stock)
+    hook = cfg.custom_hooks[-1]
+    assert hook['policy'] == dict(type='QuantilePolicy')
+    assert hook['pacing'] == 'smaller_batches'
+
+
+def test_every_learning_rate_is_raised(stock):
+    stock.optim_wrapper = dict(
+        constructor='Two',
+        a=dict(optimizer=dict(type='SGD', lr=0.4)),
+        b=dict(optimizer=dict(type='AdamW', lr=0.2)),
+    )
+    stock.param_scheduler = [dict(type='OneCycleLR', eta_max=0.8)]
+    cfg = change(arms.short_lr(), stock)
+    wrapper = cfg.optim_wrapper
+    assert wrapper.a.optimizer.lr == pytest.approx(0.5)
+    assert wrapper.b.optimizer.lr == pytest.approx(0.25)
+    assert cfg.param_scheduler[0].eta_max == pytest.approx(1.0)
+    stock.optim_wrapper = dict(constructor='Own')
+    with pytest.raises(ValueError, match='no optimizer with a learning rate'):
+        change(arms.short_lr(), stock)
+
+
+def test_adaptive_optimizers_are_told_of(stock):
+    assert arms.caution('short-lr', stock) == ''
+    stock.optim_wrapper.optimizer.type = 'AdamW'
+    assert arms.caution('short-lr', stock).startswith('AdamW makes steps')
+    assert arms.caution('short', stock) == ''
 
 
 def test_a_subset_is_fixed():
@@ -236,15 +352,18 @@ def test_without_rescaling_the_same_samples_have_weight_one():
 
 
 def result(arm, seed):
-    return dict(arm=arm, seed=seed, value=0.1 + seed, threshold=None)
+    return dict(
+        suite='s', arm=arm, seed=seed, value=0.1 + seed, threshold=None
+    )
 
 
 def test_results_are_read_by_arm_and_seed(tmp_path):
     path = tmp_path / 'new' / 'results.jsonl'
-    assert read_results(path, ['full']) == {}
+    assert read_results(path, 's', ['full']) == {}
     for arm, seed in [('b', 2), ('a', 1), ('other', 0), ('b', 1)]:
         append_result(path, result(arm, seed))
-    found = read_results(path, ['a', 'c', 'b'])
+    append_result(path, result('a', 3) | dict(suite='another'))
+    found = read_results(path, 's', ['a', 'c', 'b'])
     assert list(found) == ['a', 'b'] and list(found['b']) == [1, 2]
     assert found['b'][2] == result('b', 2)
 
@@ -292,7 +411,7 @@ def test_processes_that_write_at_once_lose_nothing(tmp_path):
     for writer in writers:
         writer.join()
         assert writer.exitcode == 0
-    found = read_results(path, 'abc')
+    found = read_results(path, 's', 'abc')
     for arm in 'abc':
         assert found[arm] == {s: result(arm, s) for s in range(50)}
 
@@ -447,24 +566,55 @@ def small_study(folder):
     )
 
 
+def told(*argv):
+    """Run the command as from a terminal; return what it printed."""
+    args = command.build_parser().parse_args([*map(str, argv), '--yes'])
+    with redirect_stdout(io.StringIO()) as out:
+        assert command.compare(args, *command.load_study(args)) == 0
+    return args, out.getvalue()
+
+
 @pytest.fixture(scope='module')
-def study(tmp_path_factory):
-    """A study of which three cells, all of seed 3, are finished."""
-    study = small_study(tmp_path_factory.mktemp('study'))
-    cells = order(study, [study.cell(arm, 3) for arm in ('full', 'short')])
-    ended = dict(running.run_all(study, cells, jobs=2))
-    assert {cell.arm for cell in ended} == {'infobatch', 'full', 'short'}
-    assert list(ended)[-1].arm == 'short'
-    return study
+def trained(tmp_path_factory):
+    """What the command says of three arms that are really trained."""
+    folder = tmp_path_factory.mktemp('study')
+    options = [
+        f'{k}={v}' for k, v in small_study(folder).setup.options.items()
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('PYTHONPATH', str(ROOT))
+        args, out = told(
+            *(DIGITS.config, '--arms', 'full', 'short', '--seeds', 1),
+            *('--jobs', 2, '--seconds', 60, '--work-dir', folder),
+            *('--cfg-options', *options),
+        )
+        return command.load_study(args)[0], out
+
+
+@pytest.fixture(scope='module')
+def study(trained):
+    """The study of three arms, all with seed 0, that are finished."""
+    return trained[0]
+
+
+def test_one_seed_gives_no_verdict(trained, cells):
+    study, out = trained
+    share = cells['infobatch']['samples_seen'] / 320
+    said = f'One seed: no verdict. InfoBatch saves {1 - share:.0%} of the samp'
+    assert said in out
+    found = json.loads((study.work_dir / 'compare.json').read_text())
+    assert found['verdict'] is None
+    assert {gap['n'] for gap in found['differences']} == {1}
+    assert {gap['low'] for gap in found['differences']} == {None}
 
 
 @pytest.fixture(scope='module')
 def cells(study):
-    return {arm: runs[3] for arm, runs in study.finished().items()}
+    return {arm: runs[0] for arm, runs in study.finished().items()}
 
 
 def rounds_of(study, cell):
-    path = study.work_dir / cell / 'infobatch.jsonl'
+    path = study.folder(cell) / 'infobatch.jsonl'
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
@@ -473,7 +623,7 @@ def test_cells_hold_costs_and_metrics(study, cells):
     full, pruned = cells['full'], cells['infobatch']
     assert full['samples_seen'] == full['samples_budget'] == 320
     assert full['iters'] == 40 and full['rounds'] == []
-    rounds = rounds_of(study, 'infobatch-s3')
+    rounds = rounds_of(study, study.cell('infobatch', 0))
     assert pruned['samples_seen'] == sum(r['kept'] for r in rounds) < 320
     assert [r['kept'] for r in pruned['rounds']] == [r['kept'] for r in rounds]
     assert cells['short']['iters'] == pruned['iters']
@@ -490,18 +640,18 @@ def test_mean_iou_is_that_of_the_classes(cells):
 
 
 def test_a_cell_of_another_config_is_refused(study, cells):
-    ours = [study.cell('full', 3), study.cell('full', 4)]
+    ours = [study.cell('full', 0), study.cell('full', 4)]
     check_same(study, ours, study.finished())
-    options = {**study.setup.options, 'train_cfg.max_iters': 48}
+    options = {'train_cfg.max_iters': 48}
     other = replace(study, setup=study.setup._replace(options=options))
-    with pytest.raises(ValueError, match='full-s3 in .* by another config'):
+    with pytest.raises(ValueError, match='full-s0 in .* by another config'):
         check_same(other, ours, other.finished())
 
 
 def test_a_metric_that_was_not_measured_is_named(study, cells):
     other = replace(study, setup=study.setup._replace(metric='mDice'))
     with pytest.raises(ValueError, match="'mDice' is not among .* mIoU"):
-        running.read_run(other, study.cell('full', 3), None)
+        running.read_run(other, study.cell('full', 0), None)
 
 
 def test_a_study_of_one_seed_is_drawn(study, cells, tmp_path):
@@ -542,7 +692,7 @@ def test_a_cell_that_was_cut_off_goes_on(tmp_path):
     assert study.finished() == {}
     result = running.run(study, cell, ALL_DATA)
     assert result['starts'] == 2
-    rounds = rounds_of(study, cell.name)
+    rounds = rounds_of(study, cell)
     assert result['samples_seen'] == sum(r['kept'] for r in rounds)
 
 
@@ -559,8 +709,15 @@ def test_an_arm_waits_for_what_it_needs(tmp_path):
     ]
 
 
+def test_a_cell_has_its_seed_and_the_config_s_other_randomness(tmp_path):
+    options = {'randomness.deterministic': True, 'randomness.seed': 9}
+    study = replace(of_study(tmp_path), setup=DIGITS._replace(options=options))
+    cfg = config_of(study, study.cell('full', 4), ALL_DATA)
+    assert cfg.randomness == dict(deterministic=True, seed=4)
+
+
 def test_what_needs_a_failed_cell_is_not_run(tmp_path, monkeypatch):
-    def run(study, cell, budget):
+    def run(study, cell, budget, place):
         raise RuntimeError(f'{cell.name} failed')
 
     monkeypatch.setattr(running, 'run', run)
@@ -578,7 +735,637 @@ def test_the_remainder_of_a_full_round_is_not_pruned():
         dict(kept=260, total=367, variance_ratio=0.4),
         dict(kept=364, total=367, variance_ratio=0.0),
     ]
-    result = dict(samples_seen=1240, samples_budget=1456, rounds=rounds)
+    result = dict(
+        samples_seen=1240, samples_budget=1456, rounds=rounds, dataset_size=367
+    )
     budget = budget_of(result)
     assert budget.prune_ratio == pytest.approx(1 - 256 / 367)
     assert budget.share == pytest.approx(1240 / 1456)
+
+
+# The stock form of a pruned config, and its metric
+
+
+def ways_in(stock, options):
+    """Yield the same pruned config, as each way in writes it."""
+    yield enable(stock, **options)
+    for imports in (['infobatch_mm.override'], 'infobatch_mm.override'):
+        cfg = copy.deepcopy(stock)
+        cfg.custom_imports = dict(imports=imports)
+        cfg.train_cfg.infobatch = options
+        yield cfg
+    cfg = copy.deepcopy(stock)
+    kind = 'infobatch_mm.override.PruneHook'
+    cfg.default_hooks.infobatch = dict(type=kind, **options)
+    yield cfg
+    name = stock.train_cfg.type
+    for kind in (f'infobatch_mm.override.{name}', getattr(override, name)):
+        cfg = copy.deepcopy(stock)
+        cfg.train_cfg.infobatch = options
+        cfg.train_cfg.type = kind
+        yield cfg
+
+
+@pytest.mark.parametrize('by_iter', [False, True])
+def test_what_prunes_is_taken_out_again(by_iter, tmp_path):
+    stock = toys.config(tmp_path, pruned=False)
+    stock.pop('custom_hooks')
+    stock.model.decode_head = [stock.model.decode_head] * 2  # a cascade
+    stock.train_dataloader.sampler.update(shuffle=True, seed=3)
+    if by_iter:
+        stock.custom_hooks = []  # for the helper
+        toys.make_iter_based(stock, max_iters=9)
+        stock.train_dataloader.sampler.shuffle = True
+        stock.custom_hooks = [dict(type='EMAHook')]
+    expected = stock.to_dict()
+    options = dict(policy=dict(type='RandomPolicy', prune_ratio=0.4), delta=1)
+    for cfg in ways_in(stock, options):
+        given = cfg.to_dict()
+        found, taken = unpruned(cfg)
+        assert found.to_dict() == expected
+        assert taken == options
+        assert cfg.to_dict() == given
+    assert unpruned(stock)[1] == {}
+    assert unpruned(stock)[0].to_dict() == expected
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        'camvid/{}upernet_r18_1xb4-4k_camvid-120x160.py',
+        'camvid/{}upernet_r18_1xb4-50e_camvid-120x160.py',
+        'quickstart/{}upernet_tiny_1xb16-20e_digits-48x48.py',
+    ],
+)
+def test_an_overlay_becomes_its_unpruned_twin(name):
+    overlay, twin = (
+        Config.fromfile(ROOT / 'configs' / name.format(prefix))
+        for prefix in ('infobatch_', '')
+    )
+    found, options = unpruned(overlay)
+    assert found.to_dict() == twin.to_dict()
+    policy = dict(type='InfoBatchPolicy', prune_ratio=0.5)
+    assert options == dict(policy=policy, delta=0.875)
+
+
+def test_what_cannot_be_taken_out_is_refused(tmp_path):
+    cfg = toys.config(tmp_path)
+    parts = [cfg.train_dataloader.dataset, cfg.train_dataloader.dataset]
+    cfg.train_dataloader.dataset = dict(type='ConcatDataset', datasets=parts)
+    with pytest.raises(ValueError, match='IndexedDataset .* the stock config'):
+        unpruned(cfg)
+
+
+def judged(evaluator=None, **checkpoint):
+    return Config(
+        dict(
+            val_evaluator=evaluator,
+            default_hooks=dict(
+                checkpoint=dict(type='CheckpointHook', **checkpoint)
+            ),
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ('cfg', 'expected'),
+    [
+        (judged(dict(type='IoUMetric'), save_best='mAcc'), 'mAcc'),
+        (judged(save_best=['b', 'a']), 'b'),
+        (judged(save_best='auto'), 'auto'),
+        (judged(dict(type='IoUMetric')), 'mIoU'),
+        (judged(dict(type='IoUMetric', iou_metrics=['mDice'])), 'mDice'),
+        (judged([dict(type='mmseg.IoUMetric'), dict(type='A')]), 'mIoU'),
+        (judged(dict(type='Accuracy', topk=(1, 5))), 'accuracy/top1'),
+        (judged(dict(type='Accuracy')), 'accuracy/top1'),
+        (judged(dict(type='Accuracy', topk=5)), None),
+        (judged(dict(type='Accuracy', thrs=(0.1, 0.9))), None),
+        (judged(dict(type='IoUMetric', prefix='val')), None),
+        (judged(dict(type='OwnMetric')), None),
+    ],
+)
+def test_the_metric_of_a_config(cfg, expected):
+    if expected is not None:
+        assert metric_of(cfg) == expected
+        return
+    with pytest.raises(ValueError, match='--metric'):
+        metric_of(cfg)
+
+
+@pytest.mark.parametrize(
+    ('cfg', 'metric', 'expected'),
+    [
+        (judged(), 'mIoU', True),
+        (judged(), 'accuracy/top1', True),
+        (judged(), 'val_loss', False),
+        (judged(save_best='error', rule='less'), 'error', False),
+        (judged(save_best='mIoU', rule='less'), 'mIoU', False),
+        (judged(save_best='mIoU', rule='less'), 'aAcc', True),
+        (judged(save_best='auto', rule='less'), 'mIoU', False),
+        (judged(save_best=['a', 'b'], rule=['less', 'greater']), 'b', True),
+        (judged(save_best=['a', 'b'], rule='less'), 'b', False),
+        (judged(less_keys=['error']), 'error', False),
+        (judged(), 'mFscore', None),
+    ],
+)
+def test_which_way_a_metric_is_better(cfg, metric, expected):
+    if expected is not None:
+        assert is_higher_better(cfg, metric) is expected
+        return
+    with pytest.raises(ValueError, match='--lower-is-better'):
+        is_higher_better(cfg, metric)
+
+
+def test_a_run_keeps_its_last_checkpoint():
+    cfg = judged(interval=4000)
+    keep_one_checkpoint(cfg, 0.25)
+    saves = dict(type='CheckpointHook', interval=1000, max_keep_ckpts=1)
+    assert cfg.default_hooks.checkpoint == saves
+    cfg = Config(dict())
+    keep_one_checkpoint(cfg, 0.25)
+    assert cfg.default_hooks.checkpoint == saves | dict(interval=1)
+    cfg = judged(interval=-1, max_keep_ckpts=3)
+    keep_one_checkpoint(cfg, 0.25)
+    assert cfg.default_hooks.checkpoint.max_keep_ckpts == 3
+
+
+# The verdict, from results that are known
+
+
+def test_a_gain_is_judged_by_its_interval():
+    kinds = {
+        (1.0, 1.2, 0.9): 'better',
+        (-1.0, -1.2, -0.9): 'worse',
+        (1.0, -1.2, 0.9): 'indistinguishable',
+        (7.0,): '',
+    }
+    for values, kind in kinds.items():
+        assert judge(paired(values)) == kind
+
+
+def test_spreads_are_pooled():
+    groups = [0.1, 0.4, 0.3], [1.0, 2.0], [5.0]
+    centred = [x - np.mean(group) for group in groups for x in group]
+    expected = np.sqrt(np.sum(np.square(centred)) / (2 + 1))
+    found = pooled_deviation([paired(group) for group in groups])
+    assert found == pytest.approx(expected)
+    assert np.isnan(pooled_deviation([paired([5.0])]))
+
+
+def test_so_many_more_seeds_would_decide():
+    gain = Paired(3, 0.5, 0.7, -0.2, 1.2)
+    more = seeds_to_decide(gain, 0.6)
+    rng = np.random.default_rng(0)
+    for seeds, wanted in ((3 + more, 1), (3 + more - 1, -1)):
+        samples = rng.normal(0.5, 0.6, (20000, seeds))
+        low = stats.ttest_1samp(samples, 0, axis=1, alternative='greater')
+        share = np.mean(low.pvalue < 0.05)
+        assert (share - 0.8) * wanted > -0.006
+    assert seeds_to_decide(gain._replace(mean=0.01), 0.6) is None
+    assert seeds_to_decide(gain._replace(mean=0.0), 0.0) is None
+
+
+def of_study(tmp_path, *, higher=True, length=1.0):
+    setup = DIGITS._replace(higher_is_better=higher, length=length)
+    return Study('x', setup, arms.core(), tmp_path / 'x', tmp_path)
+
+
+def costing(values, seen, seconds):
+    return {
+        seed: dict(
+            value=value,
+            samples_seen=seen,
+            samples_budget=100,
+            train_seconds=seconds,
+        )
+        for seed, value in enumerate(values)
+    }
+
+
+KNOWN = {
+    'infobatch': costing([70.0, 71.1, 72.0, 70.4], 74, 81.0),
+    'full': costing([70.2, 71.0, 72.1, 70.52], 100, 100.0),
+    'short': costing([68.0, 69.3, 70.1, 68.2], 74, 74.0),
+    'small-batch': costing([71.0, 72.0, 73.1, 71.5], 74, 76.0),
+    'random': costing([69.0], 74, 80.0),
+    'infobatch-small-batch': costing([70.1, 71.0, 72.1, 70.4], 74, 80.0),
+}
+
+
+def test_the_verdict_is_what_a_person_can_act_on(tmp_path):
+    gap = stats.ttest_rel(
+        *(
+            [run['value'] for run in KNOWN[arm].values()]
+            for arm in ('infobatch', 'full')
+        )
+    ).confidence_interval(0.9)
+    text = summary.verdict_text(of_study(tmp_path), KNOWN)
+    assert text.startswith(
+        'InfoBatch saves 26% of the samples and 19% of the time. mIoU '
+        f'against all data: -0.08 [{gap.low:+.2f}, {gap.high:+.2f}], '
+        'indistinguishable (4 seeds). At equal cost: better than short; '
+        'worse than small-batch; no verdict from one seed on random. At '
+        'their own cost: indistinguishable from infobatch-small-batch. '
+    )
+    more = text.partition('stay as they are: ')[2]
+    named = [part.split(' for ')[1] for part in more.rstrip('.').split(', ')]
+    assert named == ['full', 'random', 'infobatch-small-batch']
+
+
+def test_less_may_be_better(tmp_path):
+    text = summary.verdict_text(of_study(tmp_path, higher=False), KNOWN)
+    assert 'At equal cost: better than small-batch; worse than short;' in text
+    assert 'against all data: -0.08 [' in text  # as the metric counts
+
+
+def test_a_verdict_takes_two_seeds(tmp_path):
+    one = {arm: {0: runs[0]} for arm, runs in KNOWN.items()}
+    assert summary.verdict_text(of_study(tmp_path), one) is None
+    two = one | dict(short=KNOWN['short'], infobatch=KNOWN['infobatch'])
+    text = summary.verdict_text(of_study(tmp_path), two)
+    assert '-0.20, one seed: no verdict (1 seed).' in text
+    assert 'better than short' in text
+
+
+def test_a_metric_between_0_and_1_has_more_digits(tmp_path):
+    def small(values):
+        runs = costing(values, 74, 80.0)
+        return {seed: run for seed, run in runs.items()}
+
+    results = dict(infobatch=small([0.61, 0.622]), full=small([0.613, 0.624]))
+    text = summary.verdict_text(of_study(tmp_path), results)
+    assert 'against all data: -0.0025 [' in text
+    table = summary.comparison_table(of_study(tmp_path), results)
+    assert '| `full` | 2 | 0.6185 ± 0.0078 |' in table
+
+
+def test_the_file_of_a_comparison(tmp_path):
+    study = of_study(tmp_path, length=0.25)
+    said = summary.write(study, KNOWN, 'my_config.py')
+    found = json.loads((tmp_path / 'compare.json').read_text())
+    assert {k: v for k, v in found.items() if k[0] not in 'cd'} == dict(
+        metric='mIoU',
+        higher_is_better=True,
+        length=0.25,
+        policy='InfoBatchPolicy(0.5 until 0.875)',
+        verdict=said,
+    )
+    assert found['config'] == 'my_config.py'
+    assert len(found['cells']) == 21
+    assert found['cells'][-5] == dict(
+        arm='random',
+        seed=0,
+        work_dir='random/0',
+        value=69.0,
+        samples_share=0.74,
+        train_seconds=80.0,
+        at_cost_of='infobatch',
+    )
+    by_pair = {(g['arm'], g['against']): g for g in found['differences']}
+    assert len(by_pair) == 9
+    assert by_pair['small-batch', 'full']['mean'] == pytest.approx(0.945)
+    gap = by_pair['infobatch', 'short']
+    differences = np.array([2.0, 1.8, 1.9, 2.2])
+    assert gap['mean'] == pytest.approx(differences.mean())
+    assert (gap['n'], gap['low'] < gap['mean'] < gap['high']) == (4, True)
+    page = (tmp_path / 'compare.md').read_text()
+    assert said in page and 'This is a pilot, at 0.25 of' in page
+
+
+# Processes: where they run, and what happens to them
+
+
+def test_runs_at_a_time_have_gpus_of_their_own(monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 4)
+    monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
+    assert processes.devices(1, 4) == []
+    assert processes.devices(2, 2) == ['0,1', '2,3']
+    assert processes.devices(3, 2) == ['0,1', '2,3', '0,1']
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '5,7')
+    assert processes.devices(2, 1) == ['5', '7']
+
+
+def test_processes_of_a_run_need_a_launcher():
+    assert processes.train_command('pytorch', 3)[1:5] == [
+        '-m',
+        'torch.distributed.run',
+        '--standalone',
+        '--nproc-per-node=3',
+    ]
+    with pytest.raises(ValueError, match='--launcher pytorch'):
+        processes.train_command('none', 2)
+
+
+def test_a_stopped_comparison_stops_its_runs(tmp_path, monkeypatch):
+    """As Ctrl-C would: the runs would otherwise go on by themselves."""
+    study = replace(
+        small_study(tmp_path),
+        train=(sys.executable, '-c', 'import time; time.sleep(60)'),
+    )
+    places = [processes.Place(), processes.Place()]
+
+    def wait(running, **options):
+        while not all(place.process for place in places):
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(running, 'places_of', lambda *_: places)
+    monkeypatch.setattr(running, 'wait', wait)
+    cells = [study.cell('full', 0), study.cell('infobatch', 0)]
+    with pytest.raises(KeyboardInterrupt):
+        list(running.run_all(study, cells, jobs=2))
+    codes = [place.process.wait() for place in places]
+    assert codes == [-signal.SIGTERM] * 2
+
+
+def test_a_folder_is_trained_in_by_one_process_at_a_time(tmp_path):
+    study = replace(small_study(tmp_path), train=('false',))
+    cell = study.cell('full', 0)
+    for held, said in (
+        (processes._held(study.folder(cell)), 'another process trains'),
+        (nullcontext(), 'failed, and said last: nothing'),
+    ):
+        with held, pytest.raises(RuntimeError, match=said):
+            running.run(study, cell, ALL_DATA)
+
+
+def test_a_probe_times_and_validates_once(tmp_path):
+    loop = dict(type='EpochBasedTrainLoop', max_epochs=9)
+    cfg = light.config(tmp_path, loop, val=True, pruned=False)
+    cfg.custom_hooks = [dict(type='ProbeHook', iters=8)]
+    runner = Runner.from_cfg(cfg)
+    with pytest.raises(SystemExit) as stopped:
+        runner.train()
+    assert not stopped.value.code
+    found = json.loads((tmp_path / 'probe.json').read_text())
+    assert found['metrics'] == dict(count=4)
+    assert found['iters'] == runner.max_iters == 63
+    assert runner.iter == 7 and 0 < found['seconds'] < 1
+    assert found['val_seconds'] > 0
+
+
+def test_a_last_validation_that_was_cut_off_is_made_up_for(tmp_path):
+    """Where a resumed run has nothing left to train."""
+    loop = dict(type='EpochBasedTrainLoop', max_epochs=3, val_interval=2)
+    file, found = tmp_path / 'benchmark.json', []
+    for resume in (False, True):
+        cfg = light.config(
+            tmp_path, dict(loop), val=True, pruned=False, resume=resume
+        )
+        cfg.custom_hooks = [dict(type='BenchmarkHook')]
+        # The checkpoint of the last epoch is from before its validation.
+        cfg.default_hooks.checkpoint.interval = 3
+        build_runner(cfg).train()
+        found.append(json.loads(file.read_text()))
+        file.unlink()
+    for state in found:
+        assert [each['iter'] for each in state['validations']] == [14, 21]
+        assert (state['iters'], state['world_size']) == (21, 1)
+    assert [state['starts'] for state in found] == [1, 2]
+
+
+# The command, where what trains is a stand-in
+
+TRAINER = '''
+"""Trains nothing: notes that it was started, and writes what a run does."""
+import json, os, signal, sys
+from pathlib import Path
+
+config, work_dir = sys.argv[1], Path(sys.argv[3])
+cfg = {}
+exec(Path(config).read_text(), cfg)
+arm, seed = work_dir.parts[-2:]
+plan = json.loads(Path(sys.argv[0]).with_name('plan.json').read_text())
+with Path(sys.argv[0]).with_name('starts').open('a') as file:
+    file.write(' '.join([arm, seed, *sys.argv[4:]]) + chr(10))
+if seed == 'probe':
+    probe = dict(seconds=2.0, val_seconds=30.0, iters=cfg['train_cfg']
+                 ['max_iters'], metrics=plan['metrics'])
+    (work_dir / 'probe.json').write_text(json.dumps(probe))
+    raise SystemExit
+if [arm, seed] == plan.get('killed') and '--resume' not in sys.argv:
+    (work_dir / 'last_checkpoint').write_text('iter_1.pth')
+    os.kill(os.getpid(), signal.SIGKILL)
+prunes = any('InfoBatchHook' in hook['type'] for hook in cfg['custom_hooks'])
+iters, batch = cfg['train_cfg']['max_iters'], cfg['train_dataloader']
+seen = iters * batch['batch_size'] * (0.7 if prunes else 1)
+if prunes:
+    line = dict(total=10, kept=7, threshold=1.0, variance_ratio=0.2)
+    (work_dir / 'infobatch.jsonl').write_text(json.dumps(line) + chr(10))
+value = plan['values'][arm][int(seed)]
+last = dict(iter=iters, mIoU=value, mFscore=value)
+state = dict(samples_seen=seen, train_seconds=seen, cpu_seconds=seen,
+             validations=[last], iters=iters, dataset_size=100, world_size=1)
+(work_dir / 'benchmark.json').write_text(json.dumps(state))
+'''
+VALUES = {
+    'infobatch': [70.0, 71.0, 72.0],
+    'full': [70.1, 71.0, 72.1],
+    'short': [66.0, 67.2, 68.1],
+    'small-batch': [71.0, 72.1, 73.0],
+}
+
+
+class Desk:
+    """Where a user gives commands, with a trainer that trains nothing."""
+
+    def __init__(self, folder, monkeypatch, capsys):
+        self.folder, self.capsys = folder, capsys
+        trainer = folder / 'trainer.py'
+        trainer.write_text(TRAINER)
+        self.plan(metrics=dict(mIoU=1.0, mFscore=2.0), values=VALUES)
+        monkeypatch.setattr(
+            command,
+            'train_command',
+            lambda *_: (sys.executable, '-S', '-E', str(trainer)),
+        )
+
+    def plan(self, **settings):
+        (self.folder / 'plan.json').write_text(json.dumps(settings))
+
+    def give(self, *argv, status=0, config=DIGITS.config):
+        """Give the command with --yes; return what it says, and its error."""
+        argv = [config, *argv, '--work-dir', self.folder / 'work']
+        try:
+            command.main([*map(str, argv), '--yes'], prog='compare')
+            found = 0
+        except SystemExit as stopped:
+            found = stopped.code
+        said = self.capsys.readouterr()
+        assert found == status, said.err
+        return said.out if not status else said.err
+
+    def starts(self):
+        """Return what was started since the last time, sorted."""
+        file = self.folder / 'starts'
+        found = file.read_text().splitlines() if file.exists() else []
+        file.unlink(missing_ok=True)
+        return sorted(found)
+
+
+@pytest.fixture
+def desk(tmp_path, monkeypatch, capsys):
+    return Desk(tmp_path, monkeypatch, capsys)
+
+
+THREE = '--arms', 'full', 'short', 'small-batch'
+
+
+def test_a_comparison_from_a_config_to_a_verdict(desk):
+    out = desk.give(*THREE, '--seeds', 3, '--length', 0.5)
+    assert desk.starts() == sorted(
+        [f'{arm} {seed}' for arm in VALUES for seed in range(3)]
+        + ['work probe']
+    )
+    assert '12 runs, 0 done' in out and 'This is a pilot, at 0.5 of' in out
+    # 960 iterations of 2 s and six validations of 30 s, twelve times over.
+    hours = (960 * 2 + 6 * 30) / 3600
+    assert f'{12 * hours:.2g} hours if each takes the {hours * 60:.2g} ' in out
+    assert 'full-s2: mIoU 72.10, 100.0% of the samples' in out
+    verdict = out.splitlines()[-2]
+    assert verdict.startswith('InfoBatch saves 30% of the samples and 30% of')
+    assert 'against all data: -0.07 [' in verdict
+    assert 'better than short; worse than small-batch.' in verdict
+    found = json.loads((desk.folder / 'work/compare.json').read_text())
+    assert found['verdict'] == verdict and found['length'] == 0.5
+    shares = {cell['arm']: cell['samples_share'] for cell in found['cells']}
+    assert shares == pytest.approx(
+        dict(full=1.0, infobatch=0.7, short=0.7) | {'small-batch': 0.7},
+        abs=1e-3,
+    )
+
+
+def test_only_what_is_missing_is_trained(desk):
+    desk.give('--arms', 'full', '--seeds', 1)
+    assert desk.starts() == ['full 0', 'infobatch 0', 'work probe']
+    out = desk.give('--arms', 'full', 'short', '--seeds', 2)
+    assert desk.starts() == ['full 1', 'infobatch 1', 'short 0', 'short 1']
+    assert '6 runs, 2 done' in out
+    out = desk.give('--arms', 'full', '--seeds', 2)
+    assert desk.starts() == []
+    assert '4 runs, 4 done' in out and 'short' not in out
+
+
+def test_a_run_that_was_killed_goes_on_at_the_next_command(desk):
+    desk.plan(metrics=dict(mIoU=1.0), values=VALUES, killed=['infobatch', '1'])
+    err = desk.give('--arms', 'full', 'short', '--seeds', 2, status=1)
+    assert 'infobatch-s1: failed, and said last: nothing; see ' in err
+    assert '2 runs failed or wait for one that did' in err
+    assert 'short 1' not in desk.starts()
+    out = desk.give('--arms', 'full', 'short', '--seeds', 2)
+    assert desk.starts() == ['infobatch 1 --resume', 'short 1']
+    assert 'better than short.' in out
+
+
+def test_a_run_that_ended_by_itself_is_not_trained_again(desk):
+    """As after this process alone was killed: the run had gone on."""
+    desk.give('--arms', 'full', '--seeds', 1)
+    (desk.folder / 'work/cells.jsonl').unlink()
+    desk.starts()
+    assert 'One seed: no verdict.' in desk.give('--arms', 'full', '--seeds', 1)
+    assert desk.starts() == []
+
+
+def test_another_config_in_the_folder_is_refused(desk):
+    desk.give('--arms', 'full', '--seeds', 1)
+    options = '--cfg-options', 'optim_wrapper.optimizer.lr=0.3'
+    err = desk.give('--arms', 'full', '--seeds', 1, *options, status=2)
+    assert 'was made by another config' in err and 'another work dir' in err
+
+
+def test_a_metric_that_no_validation_gives_is_refused_at_once(desk):
+    err = desk.give('--metric', 'mDcie', '--higher-is-better', status=2)
+    assert "metric 'mDcie' is not among" in err and ': mIoU, mFscore' in err
+    assert desk.starts() == ['work probe']
+
+
+def test_a_metric_whose_direction_is_not_known(desk):
+    argv = '--arms', 'full', 'short', '--seeds', 3, '--metric', 'mFscore'
+    err = desk.give(*argv, status=2)
+    assert "more of 'mFscore' is better is not known" in err
+    out = desk.give(*argv, '--lower-is-better')
+    assert 'mFscore against all data' in out and 'worse than short.' in out
+
+
+def test_the_first_metric_of_a_validation(desk):
+    options = '--cfg-options', 'default_hooks.checkpoint.save_best=auto'
+    out = desk.give('--arms', 'full', '--seeds', 1, '--seconds', 7, *options)
+    assert 'full-s0: mIoU 70.10' in out
+    assert 'one on all data, and most take less (from --seconds)' in out
+
+
+def test_a_pruned_config_gives_the_options_of_infobatch(desk, tmp_path):
+    cfg = enable(Config.fromfile(DIGITS.config), delta=0.7)
+    cfg.dump(tmp_path / 'pruned.py')
+    options = '--infobatch-options', 'score_momentum=0.5'
+    argv = '--arms', 'full', '--seeds', 1, *options
+    desk.give(*argv, config=tmp_path / 'pruned.py')
+    hooks = {
+        arm: Config.fromfile(
+            desk.folder / f'work/{arm}/0/cell.py'
+        ).custom_hooks
+        for arm in ('full', 'infobatch')
+    }
+    assert [hook.type for hook in hooks['full']] == ['BenchmarkHook']
+    assert hooks['infobatch'][-1] == dict(
+        type='infobatch_mm.InfoBatchHook', delta=0.7, score_momentum=0.5
+    )
+
+
+def test_without_a_terminal_it_does_not_begin(desk):
+    with pytest.raises(SystemExit) as stopped:
+        command.main([str(DIGITS.config)], prog='compare')
+    assert stopped.value.code == 2
+    assert desk.capsys.readouterr().err.endswith('begin: give --yes\n')
+
+
+@pytest.mark.parametrize('answer', ['', 'n', 'yes'])
+def test_it_asks_before_it_begins(desk, monkeypatch, answer):
+    monkeypatch.setattr(sys.stdin, 'isatty', lambda: True)
+    monkeypatch.setattr('builtins.input', lambda prompt: answer)
+    argv = [DIGITS.config, '--arms', 'full', '--seeds', 1]
+    argv += ['--work-dir', desk.folder / 'work']
+    if answer == 'yes':
+        command.main([*map(str, argv)])
+    else:
+        with pytest.raises(SystemExit) as stopped:
+            command.main([*map(str, argv)])
+        assert stopped.value.code == 1
+        assert 'Nothing was trained.' in desk.capsys.readouterr().out
+    assert ('full 0' in desk.starts()) == (answer == 'yes')
+
+
+@pytest.mark.parametrize(
+    ('argv', 'said'),
+    [
+        (['--seeds', 0], '--seeds 0: give how many'),
+        (['--seeds', 3, -1], 'several that are not negative'),
+        (['--length', 0], '0 is not above 0'),
+        (['--arms', 'half'], "invalid choice: 'half'"),
+        (['--infobatch-options', 'detla=1'], 'detla=1 is not an option'),
+        (['--cfg-options', 'val_cfg=None'], 'has no validation'),
+        (
+            ['--cfg-options', 'train_dataloader.batch_size=1'],
+            'small-batch out',
+        ),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(desk, argv, said):
+    assert said in desk.give(*argv, status=2)
+    assert desk.starts() == []
+
+
+def test_one_number_is_how_many_seeds_there_are():
+    assert planning.seeds_of([3]) == [0, 1, 2]
+    assert planning.seeds_of([7, 5, 7]) == [7, 5]
+
+
+def test_the_commands_of_the_page_are_those_of_the_parser():
+    text = (ROOT / 'docs/own_data.md').read_text()
+    lines = [line.strip() for line in text.splitlines()]
+    found = [line for line in lines if line.startswith('infobatch compare ')]
+    assert len(found) == 3
+    for line in found:
+        args = command.build_parser().parse_args(line.split()[2:])
+        assert args.config == 'my_config.py'
+        assert planning.seeds_of(args.seeds)

@@ -18,8 +18,8 @@ from processes import run_code
 from torch import nn
 
 from infobatch_mm.heads import WeightedHeadMixin, attach
+from infobatch_mm.heads.decode_head import has_plain_cross_entropy
 from infobatch_mm.heads.padding import own_parts
-from infobatch_mm.heads.pixel_losses import has_plain_cross_entropy
 from infobatch_mm.heads.scoring import total_loss
 from infobatch_mm.ledger import Ledger
 

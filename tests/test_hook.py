@@ -2,6 +2,7 @@
 
 import json
 import math
+import struct
 from pathlib import Path
 
 import light
@@ -16,6 +17,9 @@ from torch.utils.data import BatchSampler
 from infobatch_mm import InfoBatchHook, checks
 from infobatch_mm.report import runs
 from infobatch_mm.sampler import InfoBatchSampler
+
+EPOCHS = dict(type='EpochBasedTrainLoop', max_epochs=4)
+ITERS = dict(type='InfoBatchIterBasedTrainLoop', max_iters=24)
 
 
 def read_rounds(work_dir):
@@ -106,6 +110,14 @@ def test_the_summary_has_the_metric(run):
     assert summary['metric'] == 'mIoU'
     assert summary['metric_last'] == pytest.approx(found[-1])
     assert summary['metric_best'] == pytest.approx(max(found))
+
+
+def test_the_best_is_that_of_save_best(tmp_path):
+    cfg = light.config(tmp_path, EPOCHS, val=True)
+    cfg.default_hooks.checkpoint.update(save_best='count', rule='less')
+    summary = toys.hook_of(runner := toys.train(cfg)).summary(runner)
+    # mmengine could not tell from the name which number of samples is best.
+    assert summary['metric_best'] == summary['metric_last'] == 4
 
 
 def test_the_log_has_a_line_a_round(run):
@@ -265,8 +277,6 @@ def test_a_ramp_prunes_more_and_more(tmp_path):
 
 # What a run's hooks, loader and scheduler may do: served, or refused
 
-EPOCHS = dict(type='EpochBasedTrainLoop', max_epochs=4)
-ITERS = dict(type='InfoBatchIterBasedTrainLoop', max_iters=24)
 LOOPS = pytest.mark.parametrize('loop', [EPOCHS, ITERS], ids=['epoch', 'iter'])
 
 
@@ -541,3 +551,129 @@ def test_a_seed_of_the_samplers_own(tmp_path):
     assert runner.seed == 7 and toys.hook_of(runner).seed == 5
     with pytest.raises(ValueError, match=r'sampler\.seed is 6.*seed 5'):
         toys.train(config(6, True))
+
+
+# What viewers are shown
+
+
+def shown(work_dir, **backend):
+    """Train with a visualizer backend; return what it can be compared with.
+
+    Returns:
+        The runner, and the iterations done and the finite scores at the end
+        of each round.
+    """
+    ends = []
+
+    class Watch(Hook):
+        def after_train_round(self, runner):
+            scores = toys.hook_of(runner).board.scores
+            ends.append((runner.iter, scores[scores.isfinite()]))
+
+    cfg = light.config(work_dir, ITERS)
+    cfg.train_dataloader.dataset.dataset.nan_at = (3,)
+    cfg.visualizer.vis_backends = [backend]
+    runner = Runner.from_cfg(cfg)
+    runner.register_hook(Watch(), priority='LOWEST')
+    runner.train()
+    assert len(ends) == 4
+    return runner, ends
+
+
+def test_tensorboard_shows_scalars_and_scores(tmp_path):
+    pytest.importorskip('tensorboard')
+    from tensorboard.backend.event_processing import event_accumulator
+
+    _, ends = shown(tmp_path, type='TensorboardVisBackend')
+    (file,) = tmp_path.rglob('events.out.tfevents*')
+    everything = dict.fromkeys(('scalars', 'histograms'), 0)
+    events = event_accumulator.EventAccumulator(str(file), everything)
+    events.Reload()
+    rounds = read_rounds(tmp_path)
+    clock = events.Scalars('infobatch/clock')
+    assert [s.step for s in clock] == [r['iter'] for r in rounds]
+    assert [s.value for s in clock] == [6 * r['round'] for r in rounds]
+    histograms = events.Histograms('infobatch/scores')
+    # At the step of the threshold that the next round takes from them.
+    assert [h.step for h in histograms] == [step for step, _ in ends]
+    assert [h.step for h in histograms[:-1]] == [s.step for s in clock[1:]]
+    for histogram, (_, scores) in zip(histograms, ends, strict=True):
+        value = histogram.histogram_value
+        assert value.num == len(scores) < 26
+        assert value.sum == pytest.approx(scores.sum().item())
+        assert (value.min, value.max) == (scores.min(), scores.max())
+
+
+def wandb_rows(file):
+    """Read the rows of an offline run: a LevelDB log of protobuf records."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, at, record = file.read_bytes(), 7, b''
+    while at + 7 <= len(data):
+        if (left := 32768 - at % 32768) < 7:
+            at += left
+            continue
+        size, kind = struct.unpack('<HB', data[at + 4 : at + 7])
+        record += data[at + 7 : at + 7 + size]
+        at += 7 + size
+        if kind in (1, 4):  # whole, or the last part
+            items = Record.FromString(record).history.item
+            yield {
+                item.key or '/'.join(item.nested_key): json.loads(
+                    item.value_json
+                )
+                for item in items
+            }
+            record = b''
+
+
+def test_wandb_shows_scalars_and_scores(tmp_path, monkeypatch):
+    wandb = pytest.importorskip('wandb')
+    monkeypatch.setenv('WANDB_SILENT', 'true')
+    _, ends = shown(
+        tmp_path, type='WandbVisBackend', init_kwargs=dict(mode='offline')
+    )
+    wandb.teardown()  # until then its process may still be writing
+    (file,) = tmp_path.rglob('run-*.wandb')
+    rows = list(wandb_rows(file))
+    clock = [
+        row['infobatch/clock'] for row in rows if 'infobatch/clock' in row
+    ]
+    assert clock == [0, 6, 12, 18]
+    shown_scores = [row for row in rows if 'infobatch/scores/values' in row]
+    for row, (_, scores) in zip(shown_scores, ends, strict=True):
+        assert sum(row['infobatch/scores/values']) == len(scores)
+        bins = row['infobatch/scores/bins']
+        assert (bins[0], bins[-1]) == pytest.approx(
+            (scores.min().item(), scores.max().item())
+        )
+    # No rows of their own: they come with the scalars of the next round.
+    assert [row.get('infobatch/clock') for row in shown_scores] == [
+        *clock[1:],
+        None,
+    ]
+
+
+def test_mlflow_shows_scalars(tmp_path, monkeypatch):
+    mlflow = pytest.importorskip('mlflow')
+    monkeypatch.setenv('MLFLOW_ALLOW_FILE_STORE', 'true')
+    shown(tmp_path, type='MLflowVisBackend')
+    found = mlflow.last_active_run()
+    client = mlflow.MlflowClient()
+    rounds = read_rounds(tmp_path)
+    for name in ('clock', 'kept_ratio', 'saved_ratio', 'mean_weight'):
+        history = client.get_metric_history(
+            found.info.run_id, f'infobatch/{name}'
+        )
+        assert [each.step for each in history] == [r['iter'] for r in rounds]
+    assert [each.value for each in history] == pytest.approx(
+        [r['mean_weight'] for r in rounds]
+    )
+
+
+def test_no_scores_leave_a_histogram_out(tmp_path):
+    pytest.importorskip('tensorboard')
+    cfg = light.config(tmp_path, dict(ITERS, max_iters=6), samples=24)
+    cfg.train_dataloader.dataset.dataset.nan_at = tuple(range(24))
+    cfg.visualizer.vis_backends = [dict(type='TensorboardVisBackend')]
+    assert toys.train(cfg).iter == 6

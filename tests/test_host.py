@@ -229,6 +229,7 @@ NAMES = [
     ('mmengine.optim:OptimWrapper', '_inner_count', None),
     ('mmengine.optim:OptimWrapper', '_max_counts', None),
     ('mmengine.optim:OptimWrapper', '_remainder_counts', None),
+    ('mmengine.visualization:Visualizer', '_vis_backends', None),
     ('mmengine.hooks:CheckpointHook', 'keep_ckpt_ids', None),
     ('mmengine.hooks:CheckpointHook', 'last_ckpt', None),
     ('mmengine.hooks:CheckpointHook', 'file_backend', None),

@@ -16,7 +16,7 @@ ROOMS = ('infobatch_mm', 'zoo', 'benchmarks', 'tools')
 # for many modules, and the first floor that fits a name is its own.
 FLOORS = {
     'arithmetic': (
-        'settings pacing rescale clock stopwatch ledger pruning '
+        'pacing rescale clock ledger pruning '
         'pruning.plan pruning.prune_ratio pruning.draw pruning.policies '
         'estimate'
     ),
@@ -28,7 +28,7 @@ FLOORS = {
     ),
     'heads': 'heads heads.* sampler',
     'run': 'rounds pruned_run records binding loops',
-    'step': 'checks reach training_step steps',
+    'step': 'checks reach steps parts',
     'events': 'hook config infobatch_mm',
     'override': 'override',
     'libraries': 'prepare prepare.* report report.* compare compare.*',

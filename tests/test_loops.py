@@ -1,16 +1,15 @@
 """The full-data clock, and the loops on it."""
 
+import math
 from fractions import Fraction
 from itertools import product
-from math import floor
 
 import light
 import pytest
 import toys
 from mmengine.hooks import Hook
 
-from infobatch_mm.clock import FullDataClock, crosses
-from infobatch_mm.stopwatch import Stopwatch
+from infobatch_mm.clock import FullDataClock, Stopwatch, crosses
 
 SHAPES = [(iters, ticks) for iters, ticks in product(range(1, 14), repeat=2)]
 PRUNED = [(iters, ticks) for iters, ticks in SHAPES if iters <= ticks]
@@ -32,7 +31,7 @@ def test_a_round_is_worth_its_ticks_evenly_spread():
         for done in range(1, iters + 1):
             before = clock.now
             worth = clock.tick()
-            assert clock.now == floor(Fraction(ticks, iters) * done)
+            assert clock.now == math.floor(Fraction(ticks, iters) * done)
             assert clock.previous == before
             assert worth == clock.now - before
             assert worth in (ticks // iters, -(-ticks // iters))
@@ -68,7 +67,8 @@ def test_the_last_round_ends_with_the_budget(iters):
         run(clock, iters)
         clock.begin_round(iters)
         left = clock.iters_left_in_round
-        assert clock.estimate_iters_left(0.5) == left  # exact
+        for mean in (iters, 0.5):
+            assert clock.estimate_iters_left(mean, delta=0.5) == left  # exact
         counted = 0
         while not clock.done:
             assert clock.iters_left_in_round == left - counted
@@ -79,13 +79,29 @@ def test_the_last_round_ends_with_the_budget(iters):
         assert clock.iters_left_in_round == 0
 
 
-def test_the_estimate_takes_rounds_before_delta_to_be_like_the_present_one():
-    clock = begun(5, 10, budget=100)
+@pytest.mark.parametrize('warmup', [0, 1, 3, 20])
+@pytest.mark.parametrize('delta', [0, 0.3, 0.5, 0.66, 0.7, 0.875, 1])
+@pytest.mark.parametrize('budget', [7, 40, 100, 103])
+def test_the_estimate_is_the_sum_over_the_rounds_to_come(
+    budget, delta, warmup
+):
+    clock = begun(5, 10, budget=budget)
     run(clock, 2)
-    # 3 of this round, 4 more pruned rounds up to 50, and 50 full iterations.
-    assert clock.estimate_iters_left(0.5) == 3 + 4 * 5 + 50
-    assert clock.estimate_iters_left(0.0) == 3 + 90
-    assert clock.estimate_iters_left(1.0) == 3 + 9 * 5
+    # Every later round is gone through: pruned ones have 4 iterations.
+    expected, tick, number = clock.iters_left_in_round, 10, 0
+    while tick < budget:
+        ticks = min(10, budget - tick)
+        is_full = number < warmup or tick / budget >= delta
+        expected += ticks if is_full else math.ceil(ticks * 4 / 10)
+        tick, number = tick + 10, number + 1
+    left = clock.estimate_iters_left(4, delta=delta, full_rounds=warmup)
+    assert left == expected
+
+
+def test_the_estimate_rounds_a_mean_up_once():
+    clock = begun(5, 10, budget=100)
+    # 5 now, 4 rounds of 4.3 before 0.5 of the clock, and 50 full ones.
+    assert clock.estimate_iters_left(4.3, delta=0.5) == 5 + 18 + 50
 
 
 def test_a_clock_between_rounds_can_be_moved():
@@ -352,11 +368,66 @@ def test_any_budget_ends_exactly(tmp_path, max_iters, delta):
     assert runner.max_iters == runner.iter <= max_iters
 
 
+class Totals(Hook):
+    """Note the total that is announced at each iteration."""
+
+    priority = 'LOWEST'
+
+    def __init__(self):
+        self.of_iter = []
+
+    def before_train_iter(self, runner, *args, **kwargs):
+        assert runner.max_iters == runner.message_hub.get_info('max_iters')
+        self.of_iter.append(runner.max_iters)
+
+
+def totals(cfg):
+    """Train; return the runner and the total announced at each iteration."""
+    runner = toys.Runner.from_cfg(cfg)
+    hook = Totals()
+    runner.register_hook(hook)
+    runner.train()
+    return runner, hook.of_iter
+
+
+HALF = dict(type='RandomPolicy', prune_ratio=0.5)
+
+
+@pytest.mark.parametrize('warmup', [0, 3])
+@pytest.mark.parametrize('delta', [0.7, 1])
+@pytest.mark.parametrize('loop', [ITERS, dict(ITERS, max_iters=53), EPOCHS])
+def test_the_total_is_exact_where_rounds_are_alike(
+    tmp_path, loop, delta, warmup
+):
+    cfg = light.config(tmp_path, loop, samples=24, policy=HALF, delta=delta)
+    cfg.custom_hooks[0].warmup_rounds = warmup
+    runner, found = totals(cfg)
+    full = 6 * max(1, warmup)
+    assert set(found[:full]) == {toys.hook_of(runner).clock.budget}
+    assert set(found[full:]) == {runner.iter}
+    assert runner.iter < found[0]
+
+
+@pytest.mark.parametrize('pacing', ['fewer_steps', 'smaller_batches'])
+@pytest.mark.parametrize('loop', [ITERS, EPOCHS, STOCK_EPOCHS])
+def test_a_total_that_is_the_stock_runs_never_moves(tmp_path, loop, pacing):
+    smaller = pacing == 'smaller_batches'
+    cfg = light.config(
+        tmp_path,
+        loop,
+        policy=None if smaller else dict(type='NoPruningPolicy'),
+    )
+    cfg.custom_hooks[0].update(pacing=pacing, smallest_batch=1)
+    runner, found = totals(cfg)
+    assert set(found) == {50 if loop is ITERS else 56} == {runner.iter}
+    hook = toys.hook_of(runner)
+    assert (hook.samples_seen < hook.samples_budget) == smaller
+
+
 def test_a_remainder_below_half_an_iteration_is_still_to_come(tmp_path):
     loop = dict(ITERS, max_iters=49)
-    policy = dict(type='RandomPolicy', prune_ratio=0.5)
     runner = toys.Runner.from_cfg(
-        light.config(tmp_path, loop, samples=24, policy=policy, delta=1.0)
+        light.config(tmp_path, loop, samples=24, policy=HALF, delta=1.0)
     )
     ends = Ends()
     runner.register_hook(ends)

@@ -12,10 +12,10 @@ import torch
 import toys
 from mmengine.registry import DATA_SAMPLERS
 from processes import Child
-from test_amp_and_accumulation import RUNS
 from test_distributed import Diary, rounds_of
 from test_distributed import run as run_on_ranks
 from test_gradients import (
+    RUNS,
     batch,
     build_model,
     single_gradients,

@@ -1,11 +1,16 @@
 """What the sdist and the wheel hold, and where mim finds its part."""
 
 import ast
+import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+import sysconfig
+import venv
 from email import message_from_string
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -34,14 +39,37 @@ def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return base / 'source'
 
 
+BUILD = """
+import sys
+from setuptools import build_meta
+folder = sys.argv[1]  # setuptools puts its own command in its place
+build_meta.build_sdist(folder)
+build_meta.build_wheel(folder)
+"""
+
+
 @pytest.fixture(scope='module')
-def distribution(sdist: Path) -> metadata.Distribution:
-    """What pip installs of a wheel that it builds from the sdist."""
-    prefix = sdist.parent / 'prefix'
-    command = [sys.executable, '-m', 'pip', 'install', '--quiet', '--no-deps']
-    command += ['--no-index', '--no-build-isolation', '--no-compile']
-    command += ['--disable-pip-version-check']
-    subprocess.run([*command, '--prefix', prefix, sdist], check=True)
+def built(sdist: Path) -> Path:
+    """The folder of the sdist and the wheel, built as pip builds them."""
+    folder = sdist.parent / 'dist'
+    command = [sys.executable, '-c', BUILD, str(folder)]
+    subprocess.run(command, cwd=sdist, check=True, capture_output=True)
+    return folder
+
+
+def install(wheel: Path, *options: str | Path) -> None:
+    """Install a wheel, with what is already there and no network."""
+    command = [sys.executable, '-m', 'pip', '--disable-pip-version-check']
+    command += [*options, '--no-index', '--no-compile', '--quiet', wheel]
+    subprocess.run(command, check=True)
+
+
+@pytest.fixture(scope='module')
+def distribution(built: Path) -> metadata.Distribution:
+    """What pip installs of the wheel."""
+    prefix = built.parent / 'prefix'
+    [wheel] = built.glob('*.whl')
+    install(wheel, 'install', '--no-deps', '--prefix', prefix)
     [found] = prefix.rglob('infobatch_mm-*.dist-info')
     return metadata.Distribution.at(found)
 
@@ -146,8 +174,67 @@ def test_the_description_has_no_link_that_breaks_on_an_index(distribution):
     assert not relative_links(text)
     # A picture without alternative text, or one that lost its file.
     assert '![' not in re.sub(r'!\[[^]]*\]\(https?:', '', text)
-    licences = [c for c in message.get_all('Classifier') if 'License' in c]
-    assert licences and message['Author']
+    assert message['License-Expression'] == 'Apache-2.0'
+    assert message['Author'] and message['Keywords'] and message['Summary']
+
+
+def test_an_index_would_take_them(built):
+    pytest.importorskip('twine')
+    files = [*built.iterdir()]
+    assert {path.suffix for path in files} == {'.gz', '.whl'}
+    command = [sys.executable, '-m', 'twine', 'check', '--strict', *files]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count('PASSED') == 2
+
+
+# A run of few steps on scenes that are composed of scikit-learn's digits.
+DIGITS = 'infobatch_mm::quickstart/upernet_tiny_1xb16-20e_digits-48x48.py'
+SHORT = (
+    'train_cfg.max_epochs=2 train_dataloader.dataset.num_scenes=32 '
+    'train_dataloader.batch_size=4 '
+    'train_dataloader.num_workers=0 train_dataloader.persistent_workers=False '
+    'val_dataloader.dataset.num_scenes=4 val_dataloader.num_workers=0 '
+    'val_dataloader.persistent_workers=False'
+)
+
+
+@pytest.fixture(scope='module')
+def environment(built: Path) -> Path:
+    """A new environment with the wheel in it.
+
+    What the wheel needs is found in the environment of the tests, whose own
+    infobatch_mm comes after that of the wheel, and is not found at all if it
+    is an editable one.
+    """
+    folder = built.parent / 'environment'
+    venv.create(folder, symlinks=True)
+    python = folder / 'bin/python'
+    ask = 'import sysconfig; print(sysconfig.get_path("purelib"))'
+    asked = subprocess.run([python, '-c', ask], capture_output=True, text=True)
+    packages = Path(asked.stdout.strip())
+    (packages / 'tests.pth').write_text(sysconfig.get_path('purelib'))
+    [wheel] = built.glob('*.whl')
+    again = ['--ignore-installed', '--no-deps']
+    install(wheel, '--python', python, 'install', *again)
+    return folder
+
+
+def test_an_installed_wheel_trains(environment, tmp_path):
+    pytest.importorskip('mmseg')
+    env = {k: v for k, v in os.environ.items() if k != 'PYTHONPATH'}
+    run = partial(subprocess.run, cwd=tmp_path, env=env, check=True)
+    ask = 'import infobatch_mm; print(infobatch_mm.__file__)'
+    python = [environment / 'bin/python', '-c', ask]
+    found = run(python, stdout=subprocess.PIPE, text=True).stdout
+    assert Path(found.splitlines()[-1]).is_relative_to(environment)
+    command = [environment / 'bin/infobatch', 'train', DIGITS, '--infobatch']
+    command += ['--work-dir', 'run', '--cfg-options', *SHORT.split()]
+    run(command, capture_output=True)
+    lines = (tmp_path / 'run/infobatch.jsonl').read_text().splitlines()
+    kept = [json.loads(line)['kept'] for line in lines]
+    assert kept[0] == 32 and kept[1] < 32
+    assert (tmp_path / 'run/epoch_2.pth').is_file()
 
 
 def test_source_tree_gets_no_copy(site_packages):

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import HistoryBuffer
 
 import infobatch_mm.pruned_run
 from infobatch_mm.checks import check_seed
 from infobatch_mm.clock import EpochClock, FullDataClock
 from infobatch_mm.pruned_run import PrunedRun
-from infobatch_mm.pruning import InfoBatchPolicy, NoPruningPolicy
+from infobatch_mm.pruning import InfoBatchPolicy, NoPruningPolicy, Plan
 from infobatch_mm.records import (
     SCORE_EDGES,
     RunRecords,
@@ -50,6 +51,7 @@ class Training:
 
     def __init__(self, run, step=0):
         self.run, self.step, self.batches = run, step, []
+        self.totals = {}  # announced, by round
 
     def round(self, stop_at=None):
         run = self.run
@@ -63,6 +65,7 @@ class Training:
             samples=len(plan) - done,
             first_iter=self.step,
         )
+        self.totals[run.round] = self.step + run.iters_left()
         for ids in left:
             if self.step == stop_at:
                 return False
@@ -112,6 +115,46 @@ def test_a_run_prunes_until_delta_and_spends_its_budget():
     assert run.times_kept.min() >= 2
 
 
+class InTurn:
+    """Keeps 8 and 16 samples in turn, from the second to the last round."""
+
+    def __init__(self):
+        self.kept = itertools.chain([24], itertools.cycle([8, 16]))
+
+    def plan(self, scores, *, progress, **settings):
+        kept = next(self.kept) if progress < 0.875 else 24
+        return Plan(torch.arange(kept), torch.ones(kept))
+
+
+def test_the_total_comes_from_the_mean_of_the_pruned_rounds():
+    training = Training(new_run(policy=InTurn())).until()
+    # Past and present iterations, later pruned rounds of the mean of 2, 4,
+    # 2, 4, ..., and a full one.
+    assert training.totals == {
+        0: 8 * 6,
+        1: 6 + 2 + 5 * 2 + 6,
+        2: 8 + 4 + 4 * 3 + 6,
+        3: 12 + 2 + 8 + 6,  # 3 * 8 / 3
+        4: 14 + 4 + 2 * 3 + 6,
+        5: 18 + 2 + 3 + 6,  # 14 / 5, rounded up
+        6: 20 + 4 + 0 + 6,
+        7: 24 + 6,
+    }
+
+
+def test_a_checkpoint_older_than_the_mean_begins_it_anew():
+    first = Training(new_run(policy=InTurn())).until(11)
+    state = saved(first.run)
+    del state['rounds_pruned'], state['samples_pruned']
+    again = new_run(policy=InTurn())
+    again.load_state_dict(state)
+    next(again.policy.kept)
+    second = Training(again, first.step).until()
+    # In round 2, 3 steps are left and the rest is taken to be full.
+    assert second.totals[2] == 11 + 1 + 4 * 6 + 6
+    assert second.totals[3] == 12 + 2 + 3 * 2 + 6
+
+
 @pytest.mark.parametrize('stop_at', [0, 3, 6, 11, 17, 30])
 @pytest.mark.parametrize('clock', [FullDataClock, EpochClock])
 def test_a_restored_run_goes_on_as_if_it_had_not_stopped(stop_at, clock):
@@ -121,6 +164,8 @@ def test_a_restored_run_goes_on_as_if_it_had_not_stopped(stop_at, clock):
     assert again.load_state_dict(saved(first.run)) == []
     second = Training(again, first.step).until()
     assert first.batches + second.batches == whole.batches
+    assert first.totals | second.totals == whole.totals
+    assert first.totals.items() <= whole.totals.items()
     assert torch.equal(again.board.scores, whole.run.board.scores)
     assert torch.equal(again.times_kept, whole.run.times_kept)
     assert again.samples_seen == whole.run.samples_seen
@@ -316,11 +361,47 @@ def test_time_saved_is_not_known_after_a_stock_part():
             {'val/loss_x': [2, 1, 3]},
             dict(metric='loss_x', metric_last=3, metric_best=1),
         ),
+        # Which is better is not known.
+        ({'val/FID': [2, 1, 3]}, dict(metric='FID', metric_last=3)),
     ],
 )
 def test_the_last_and_the_best_metric(values, found):
-    history = {n: HistoryBuffer(v, [1] * len(v)) for n, v in values.items()}
-    assert metric_of(history) == found
+    assert metric_of(histories(values)) == found
+
+
+def histories(values):
+    return {n: HistoryBuffer(v, [1] * len(v)) for n, v in values.items()}
+
+
+@pytest.mark.parametrize(
+    'hooks, found',
+    [
+        ([dict(save_best='FID', rule='less')], ('FID', 3, 1)),
+        ([dict(save_best='FID', rule='greater')], ('FID', 3, 3)),
+        ([dict(), dict(save_best=['b', 'FID'], rule='less')], ('b', 5, 5)),
+        ([dict(save_best=['mAcc', 'b'], rule='greater')], ('mAcc', 7, 9)),
+        # Before its first validation in this process it has no rule.
+        ([dict(save_best='auto')], ('mIoU', 4, 8)),
+        ([dict(save_best='of_test', rule='less')], ('mIoU', 4, 8)),
+        ([dict()], ('mIoU', 4, 8)),
+    ],
+)
+def test_the_best_metric_is_that_of_the_checkpoint_hook(hooks, found):
+    values = {
+        'val/FID': [2, 1, 3],
+        'val/mIoU': [8, 6, 4],
+        'val/b': [6, 7, 5],
+        'val/mAcc': [9, 8, 7],
+    }
+    made = [CheckpointHook(**settings) for settings in hooks]
+    names = 'metric', 'metric_last', 'metric_best'
+    summary = metric_of(histories(values), [Hook(), *made])
+    assert summary == dict(zip(names, found, strict=True))
+
+
+def test_the_table_calls_no_value_best_where_no_rule_is_known():
+    table = summary_table(SUMMARY | dict(metric='FID', metric_last=35.2))
+    assert '35.2 at the end' in table and 'best' not in table
 
 
 def test_scores_are_counted_between_the_edges():

@@ -1,6 +1,7 @@
 """The ways into a run: the snippets of docs/ways_in.md, and processes."""
 
 import json
+import math
 import os
 import shlex
 import subprocess
@@ -14,19 +15,22 @@ import pytest
 import torch
 import toys
 from mmengine.config import Config, DictAction
-from mmengine.registry import LOOPS
+from mmengine.registry import DATASETS, LOOPS, Registry
 from mmengine.runner import (
     EpochBasedTrainLoop,
     FlexibleRunner,
     IterBasedTrainLoop,
     Runner,
 )
+from mmseg import registry
+from mmseg.models import EncoderDecoder
 from test_docs import snippets
 from torch.utils.data import DataLoader
 
 import infobatch_mm.override
-from infobatch_mm import InfoBatchHook, enable
+from infobatch_mm import IndexedDataset, InfoBatchHook, enable
 from infobatch_mm.config import prune_dataloader
+from infobatch_mm.digit_scenes import DigitScenes
 
 LINE = 'A line in a config'
 COMMAND = 'A command line for every stock config'
@@ -119,6 +123,140 @@ def test_in_python(stock, expected, monkeypatch):
     found = [json.loads(line)['digest'] for line in lines]
     options = dict(delta=0.9, policy=dict(type='QuantilePolicy'))
     assert found == expected(**options)
+
+
+# mmengine's new style
+
+
+def class_of(name):
+    """Return the class that a type's name stands for in a config of mmseg."""
+    each = vars(registry).values()
+    registries = [one for one in each if isinstance(one, Registry)]
+    found = (one.get(name) for one in registries)
+    return next(kind for kind in found if kind is not None)
+
+
+def in_new_style(cfg):
+    """Return the text of a config in pure Python, whose types are classes."""
+    imports = set()
+
+    def text(value):
+        if isinstance(value, list):
+            return f'[{", ".join(map(text, value))}]'
+        if not isinstance(value, dict):
+            return repr(value)
+        kind, parts = value.get('type'), dict(value)
+        shown = [f'{k}={text(v)}' for k, v in parts.items() if k != 'type']
+        if kind:
+            kind = class_of(kind)
+            imports.add(f'from {kind.__module__} import {kind.__name__}')
+            shown.insert(0, f'type={kind.__name__}')
+        return f'dict({", ".join(shown)})'
+
+    lines = [f'{k} = {text(v)}' for k, v in cfg.to_dict().items()]
+    return '\n'.join([*imports, *lines])
+
+
+@pytest.fixture
+def stock_in_new_style(stock):
+    cfg = Config.fromfile(stock)
+    cfg.pop('custom_imports')
+    with DATASETS.switch_scope_and_registry('mmseg'):
+        stock.with_name('stock_classes.py').write_text(in_new_style(cfg))
+    return stock.with_name('stock_classes.py')
+
+
+NEW_STYLE = "In mmengine's new style"
+
+
+@pytest.mark.parametrize(
+    ('number', 'options'), [(0, dict(delta=0.9)), (1, {})]
+)
+def test_new_style(stock_in_new_style, expected, number, options, monkeypatch):
+    snippet = snippets('ways_in.md', 'python', NEW_STYLE)[number]
+    path = stock_in_new_style.with_name('child.py')
+    path.write_text(snippet.replace('.stock ', '.stock_classes '))
+    cfg = Config.fromfile(path)
+    assert cfg.train_dataloader.dataset.type in (DigitScenes, IndexedDataset)
+    assert digests(cfg) == expected(**options)
+
+
+def test_new_style_with_enable(stock_in_new_style, expected):
+    cfg = enable(Config.fromfile(stock_in_new_style))
+    assert cfg.model.type is EncoderDecoder
+    assert digests(cfg) == expected()
+
+
+# A loop without mmengine
+
+
+@pytest.fixture(scope='module')
+def loop():
+    """What the page's loop defines."""
+    (snippet,) = snippets(
+        'ways_in.md', 'python', 'A training loop without mmengine'
+    )
+    assert len(snippet.splitlines()) <= 60
+    defined = {}
+    exec(snippet, defined)
+    return defined
+
+
+def points(total):
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.randn(total, 4, generator=generator)
+    labels = torch.randint(3, (total,), generator=generator)
+    return [*zip(inputs, labels.tolist(), strict=True)]
+
+
+def parts():
+    torch.manual_seed(0)
+    model = torch.nn.Linear(4, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.2, momentum=0.9)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 8)
+    return model, optimizer, scheduler
+
+
+def by_hand(data, policy, epochs, batch_size):
+    """Train as the page does, with weighted losses and scores in a dict."""
+    model, optimizer, scheduler = parts()
+    scores, kept = {}, []
+    for epoch in range(epochs):
+        known = [scores.get(index, math.nan) for index in range(len(data))]
+        plan = policy.plan(
+            torch.tensor(known),
+            generator=torch.Generator().manual_seed(epoch),
+            multiple_of=batch_size,
+            progress=epoch / epochs,
+        )
+        kept.append(len(plan))
+        for begin in range(0, len(plan), batch_size):
+            batch = slice(begin, begin + batch_size)
+            indices, weights = plan.indices[batch], plan.weights[batch]
+            loss = 0.0
+            for index, weight in zip(indices.tolist(), weights, strict=True):
+                point, label = data[index]
+                each = -model(point).log_softmax(0)[label]
+                scores[index] = each.item()
+                loss += weight * each / len(indices)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        scheduler.step()
+    return model, scores, kept
+
+
+def test_the_loop_trains_with_its_weights(loop):
+    data, (model, optimizer, scheduler) = points(26), parts()
+    settings = dict(epochs=8, batch_size=4, policy=loop['policy'])
+    scores, kept = loop['train'](model, data, optimizer, scheduler, **settings)
+    expected = by_hand(data, loop['policy'], 8, 4)
+    assert kept == expected[2]
+    # All in the first epoch and in the last, 0.875 of the run being over.
+    assert kept[0] == kept[7] == 26 and max(kept[1:7]) < 26
+    torch.testing.assert_close(model.weight, expected[0].weight)
+    in_order = [expected[1][index] for index in range(26)]
+    torch.testing.assert_close(scores, torch.tensor(in_order))
 
 
 # Configs from which a part was taken

@@ -1,3 +1,3 @@
-"""``infobatch_mm.compare.class_iou`` under the name in our cells' digests."""
+"""The module of ``ClassIoUMetric`` under the name in our cells' digests."""
 
-from infobatch_mm.compare import class_iou as class_iou
+from infobatch_mm.compare import parts as parts

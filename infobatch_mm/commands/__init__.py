@@ -8,6 +8,12 @@ needs what only another one does.
 import argparse
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ..host.packages import require
+from .ending import in_one_line
 
 # Each command and what it does, in the order of `infobatch --help`.
 COMMANDS = {
@@ -17,9 +23,13 @@ COMMANDS = {
     'report': 'make a page about a run, beside its baseline if there is one',
     'rank': 'list the training samples of a run by their scores',
     'estimate': 'say what pruning will save, before training',
+    'compare': 'find out whether pruning pays: arms and seeds of a config',
 }
 
 EPILOG = '`infobatch COMMAND --help` says what a command takes.'
+SHELLS = ('bash', 'zsh', 'tcsh')
+# Arguments that name a file or a folder, beside those of type Path.
+PATHS = ('checkpoint', 'config', 'out', 'resume', 'show_dir', 'work_dir')
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -32,6 +42,12 @@ def build_parser() -> argparse.ArgumentParser:
         epilog='\n'.join(['commands:', *lines, '', EPILOG]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument(
+        '--print-completion',
+        action=PrintCompletion,
+        choices=SHELLS,
+        help='print a script that lets this shell complete the command line',
+    )
     parser.add_argument('command', choices=COMMANDS, metavar='COMMAND')
     parser.add_argument(
         'arguments',
@@ -40,6 +56,46 @@ def build_parser() -> argparse.ArgumentParser:
         help='what the command takes',
     )
     return parser
+
+
+class PrintCompletion(argparse.Action):
+    """Print the script that completes all commands in a shell, and exit."""
+
+    def __call__(self, parser: Any, _: Any, shell: Any, __: Any = None) -> Any:
+        """Print it for the shell that the option names."""
+        with in_one_line(parser):
+            shtab = require('shtab', 'completion')
+        print(shtab.complete(whole_parser(shtab), shell=shell))
+        parser.exit()
+
+
+def whole_parser(shtab: ModuleType) -> argparse.ArgumentParser:
+    """Return one parser of all commands, as a completion needs it.
+
+    The script is static: the shell completes by it without starting Python.
+    """
+    parser = argparse.ArgumentParser('infobatch')
+    subparsers = parser.add_subparsers(dest='command')
+    for name, does in COMMANDS.items():
+        command = import_module(f'{__name__}.{name}')
+        subparsers.add_parser(
+            name,
+            parents=[command.build_parser()],
+            add_help=False,
+            help=does,
+        )
+    complete_paths(parser, shtab.FILE)
+    return parser
+
+
+def complete_paths(parser: argparse.ArgumentParser, how: Any) -> None:
+    """Let arguments that name a file or a folder be completed as such."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for subparser in action.choices.values():
+                complete_paths(subparser, how)
+        elif action.type is Path or action.dest in PATHS:
+            action.complete = how  # type: ignore[attr-defined]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,22 +1,57 @@
-"""How a command ends where it cannot go on: one line, and exit status 2."""
+"""How a command ends where it cannot go on: one line, and exit status 2.
+
+An error that this package raises says what is wrong in the config, the data or
+the model, and what to do, so a traceback adds nothing to it. Any other error
+keeps its traceback.
+"""
 
 import argparse
+import linecache
+import re
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from ..host.packages import MissingExtraError
+
+PACKAGE = Path(__file__).resolve().parents[1]
+# What this package raises for its users. An AttributeError of the hook, which
+# has those of the run, is the mistake of whoever asks for it, in their code.
+KINDS = (ImportError, OSError, RuntimeError, TypeError, ValueError)
+# A line of a traceback, as Python writes it.
+FRAME = re.compile(r'^  File "(.+)", line (\d+), in ', re.MULTILINE)
+
+
+def is_ours(error: BaseException) -> bool:
+    """Tell whether a ``raise`` in this package made an error.
+
+    What fails in the midst of our code, such as torch when the memory of a
+    GPU is used up, is not ours.
+    """
+    if not isinstance(error, KINDS):
+        return False
+    file, number = raised_at(original(error))
+    is_raised = linecache.getline(file, number).lstrip().startswith('raise ')
+    return is_raised and Path(file).resolve().is_relative_to(PACKAGE)
+
+
+def is_explained(error: BaseException) -> bool:
+    """Tell whether the message of an error is enough where settings are read.
+
+    The config may be at fault, a file or an extra that is not there.
+    """
+    settings = (ValueError, FileNotFoundError, MissingExtraError)
+    return isinstance(error, settings) or is_ours(error)
 
 
 @contextmanager
 def in_one_line(
     parser: argparse.ArgumentParser,
     *,
-    only: Callable[[Exception], bool] = lambda error: True,
+    only: Callable[[BaseException], bool] = is_explained,
 ) -> Iterator[None]:
     """End the process with the message of an error, without a traceback.
-
-    The errors are those of a wrong setting, and of a file or an extra that is
-    not there.
 
     Args:
         parser (argparse.ArgumentParser): Its ``prog`` begins the line.
@@ -24,19 +59,47 @@ def in_one_line(
     """
     try:
         yield
-    except (ValueError, FileNotFoundError, MissingExtraError) as error:
+    except Exception as error:
         if not only(error):
             raise
         # Other packages' messages, which ours quote, may have several lines.
-        message = ' '.join(str(error).splitlines())
+        message = ' '.join(message_of(original(error)).splitlines())
         parser.exit(2, f'{parser.prog}: error: {message}\n')
 
 
-def is_ours(error: Exception) -> bool:
-    """Tell whether this package raised an error, and no other below it."""
-    place = error.__traceback__
-    assert place is not None  # the error has been raised
-    while place.tb_next is not None:
-        place = place.tb_next
-    package = __name__.partition('.')[0]
-    return place.tb_frame.f_globals['__name__'].partition('.')[0] == package
+def original(error: BaseException) -> BaseException:
+    """Return the error that a hook raised, before mmengine raised it again.
+
+    Of a TypeError ``Runner.call_hook`` makes a new one, with the hook's name
+    behind the message.
+    """
+    first = error.__context__
+    if isinstance(first, TypeError) and str(error).startswith(f'{first} in '):
+        return first
+    return error
+
+
+def raised_at(error: BaseException) -> tuple[str, int]:
+    """Return the file and the line that an error was raised in.
+
+    PyTorch raises the error of a worker once more in the training process;
+    the traceback of the first is in its message.
+    """
+    if frames := FRAME.findall(_text_of_worker(error)):
+        file, number = frames[-1]
+        return file, int(number)
+    *_, (frame, line) = traceback.walk_tb(error.__traceback__)
+    return frame.f_code.co_filename, line
+
+
+def message_of(error: BaseException) -> str:
+    """Return the message of an error, for a worker's that of the first."""
+    text = _text_of_worker(error)
+    return text.rpartition(f'\n{type(error).__name__}: ')[2] or str(error)
+
+
+def _text_of_worker(error: BaseException) -> str:
+    """Return the traceback that a worker's error brings along, if any."""
+    heading = '.\nOriginal Traceback '
+    text = str(error)
+    return text if text.startswith('Caught ') and heading in text else ''

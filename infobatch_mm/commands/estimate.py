@@ -3,21 +3,19 @@
 import argparse
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from mmengine.config import Config
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
 from .. import estimate
 from ..config import enable, hook_settings, nested_options
-from ..estimate import Budget, Schedule
+from ..estimate import Budget, Case, Row
 from ..hook import InfoBatchHook
-from ..pacing import FEWER_STEPS
-from ..pruning import PruningPolicy
+from ..pacing import SMALLER_BATCHES, Dealing
+from ..pruning import NoPruningPolicy, PruningPolicy
 from ..pruning.registry import build_policy
-from ..records import SCORE_EDGES, score_histogram
 from ..report.samples import build_dataset
 from . import pilot, running, train
 from .ending import in_one_line, is_ours
@@ -38,16 +36,11 @@ batch has no score in the second round, and is kept).
 InfoBatchPolicy without keep prunes below the mean, and which share of the
 samples that is shows only in training: there is a line for each of 50, 60 and
 70 %, and with --pilot one for the scores of your data after so many rounds,
-which may change later. Pruned rounds are taken to have fewer steps. Nothing
-here says what pruning costs in accuracy.
+which may change later. With pacing=smaller_batches a run has the iterations of
+the stock run, with fewer samples each; how much less time such a step takes
+depends on the device, so no hours are given. What pruning costs in accuracy,
+nothing here says.
 """
-
-
-class Case(NamedTuple):
-    """Scores that a run may have."""
-
-    name: str  # of the share below the mean
-    scores: Tensor
 
 
 def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
@@ -159,35 +152,21 @@ def cases(total: int, found: pilot.Pilot | None) -> list[Case]:
     ]
 
 
-def estimates(
-    policy: PruningPolicy,
-    kinds: Iterable[Case],
-    budget: Budget,
-    warmup_rounds: int,
-) -> dict[str, Schedule]:
-    """Return what a run comes to, by the share below the mean.
-
-    Where it comes to the same whatever the share is, there is one entry.
-    """
-    found = {
-        case.name: estimate.schedule(
-            policy, case.scores, budget, warmup_rounds=warmup_rounds
-        )
-        for case in kinds
-    }
-    if len(set(found.values())) == 1 < len(found):
-        return {'any': next(iter(found.values()))}
-    return found
+def dealing_of(hook: InfoBatchHook, budget: Budget, gpus: int) -> Dealing:
+    """Return how a hook deals samples to smaller batches."""
+    steps = budget.iters_of(budget.samples)
+    least = int(hook.smallest_batch)
+    dealing = Dealing(steps, budget.batch_size, gpus, least)
+    if not isinstance(hook.policy, NoPruningPolicy):
+        dealing.check()
+    return dealing
 
 
-def table(
-    rows: Iterable[tuple[str, str, Schedule]], full: Schedule, pace: float
-) -> Table:
+def table(rows: Sequence[Row], pace: float) -> Table:
     """Lay schedules out.
 
     Args:
-        rows (Iterable): Policy, share below the mean, schedule.
-        full (Schedule): That of the full-data run.
+        rows (Sequence): The full-data run, and others.
         pace (float): Seconds of an iteration, 0 if not known.
     """
     names = 'policy', 'below mean', 'rounds', 'pruned', 'iterations', 'samples'
@@ -195,9 +174,9 @@ def table(
     for name in (*names, 'saved', *(['hours'] if pace else [])):
         left = name == 'policy'
         laid.add_column(name, justify='left' if left else 'right')
-    for policy, share, run in [('all data', '-', full), *rows]:
-        saved = 1 - run.samples / full.samples
-        cells = [policy, share, *(f'{number:,}' for number in run)]
+    for policy, share, run in rows:
+        saved = 1 - run.samples / rows[0].run.samples
+        cells = [policy, share, *(f'{number:,}' for number in run[:-1])]
         hours = [f'{run.iters * pace / 3600:.2f}'] if pace else []
         laid.add_row(*cells, f'{saved:.1%}', *hours)
     return laid
@@ -210,7 +189,27 @@ def memory_lines(total: int) -> Iterator[str]:
         yield f'  {size / 1e6:10,.2f} MB  {name}'
 
 
-def clock_lines(cfg: Config) -> Iterator[str]:
+def dealing_lines(
+    dealing: Dealing, total: int, rows: Iterable[Row]
+) -> Iterator[str]:
+    """Yield how large the batches of pruned rounds are, on each process."""
+    fewest = min(dealing.fewest, total)
+    yield (
+        f'A pruned round has the {dealing.steps:,} steps of a full pass. As '
+        f'smallest_batch={dealing.smallest_batch},\nit keeps at least '
+        f'{fewest:,} of {total:,} samples ({fewest / total:.0%}).\n'
+        'Samples of a step on each process, then:'
+    )
+    full = dealing.batch_size // dealing.world_size
+    for policy, share, run in rows:
+        each = estimate.dealt_samples(dealing, dealing.steps, run.fewest)
+        each //= dealing.world_size
+        low, high = each // dealing.steps, -(-each // dealing.steps)
+        sizes = f'{low}' if low == high else f'{low} or {high}'
+        yield f'  {policy}, {share}: {sizes} of {full}'
+
+
+def clock_lines(cfg: Config, *, is_dealt: bool) -> Iterator[str]:
     """Yield what the clock does to validation and checkpoints."""
     loop = cfg.train_cfg
     by_epoch = loop.get('max_epochs') is not None
@@ -225,29 +224,17 @@ def clock_lines(cfg: Config) -> Iterator[str]:
             f'Checkpoints: every {saves["interval"]:,} {unit} of the '
             'full-data run.'
         )
+    if is_dealt:
+        yield (
+            'An iteration is one of the full-data run, so schedules, file '
+            'names and logs\nare as without pruning too.'
+        )
+        return
     yield (
         'Both are as many as without pruning, at the same progress: an epoch '
         'is a round,\nand iterations are counted on the full-data clock. File '
         'names and logs have the\nreal iterations, which are fewer.'
     )
-
-
-def pilot_lines(found: pilot.Pilot) -> Iterator[str]:
-    """Yield what the rounds of a pilot kept, and the scores they left."""
-    yield (
-        f'Pilot: {len(found.rounds)} rounds, {found.iters:,} iterations of '
-        f'{found.seconds:.3g} s in this process.'
-    )
-    for line in found.rounds:
-        share = line['kept'] / line['total']
-        yield f'  round {line["round"]}: kept {share:.1%}'
-    counts = score_histogram(found.scores)
-    seen = [k for k, count in enumerate(counts) if count]
-    yield 'Its last scores:'
-    for k in range(seen[0], seen[-1] + 1) if seen else ():
-        bar = '#' * round(40 * counts[k] / max(counts))
-        low, high = SCORE_EDGES[k], SCORE_EDGES[k + 1]
-        yield f'  {low:9.2g} to {high:<9.2g} {counts[k]:8,} {bar}'
 
 
 def report(
@@ -258,32 +245,36 @@ def report(
     budget = budget_of(cfg, args.gpus, total)
     settings = hook_settings(cfg)
     hook = InfoBatchHook(**settings)
-    if hook.pacing != FEWER_STEPS:
-        raise ValueError(
-            f'pacing={hook.pacing!r} is not estimated yet: its iterations are '
-            'those of the stock run, with fewer samples each. Estimate with '
-            f'pacing={FEWER_STEPS!r}; the samples saved are about the same'
-        )
-    scores = cases(budget.samples, found)
+    is_dealt = hook.pacing == SMALLER_BATCHES
+    dealing = dealing_of(hook, budget, args.gpus) if is_dealt else None
     made = policies(settings, hook.delta)
+    scores = cases(budget.samples, found)
     rows = [
-        (type(policy).__name__, share, run)
-        for policy in made
-        for share, run in estimates(
-            policy, scores, budget, hook.warmup_rounds
-        ).items()
+        *estimate.schedules(
+            made,
+            scores,
+            budget,
+            warmup_rounds=hook.warmup_rounds,
+            dealing=dealing,
+        )
     ]
-    # The pilot has not measured what an iteration takes on several processes.
-    pace = found.seconds if found and args.gpus == 1 else 0.0
-    full = estimate.full_schedule(budget)
+    # Not measured: an iteration on several processes, or a smaller one.
+    is_timed = found is not None and args.gpus == 1 and not is_dealt
+    pace = found.seconds if found and is_timed else 0.0
+    full = Row('all data', '-', estimate.full_schedule(budget))
     print(
         f'{args.config}: {budget.samples:,} samples, '
         f'{budget.batch_size:,} a step'
     )
-    Console().print(table(rows, full, pace))
-    shown = pilot_lines(found) if found else ()
-    more = (*memory_lines(budget.samples), *clock_lines(cfg))
-    print(*map(repr, made), *shown, *more, sep='\n')
+    Console().print(table([full, *rows], pace))
+    print(
+        *map(repr, made),
+        *(dealing_lines(dealing, budget.samples, rows) if dealing else ()),
+        *(pilot.lines(found) if found else ()),
+        *memory_lines(budget.samples),
+        *clock_lines(cfg, is_dealt=is_dealt),
+        sep='\n',
+    )
 
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:

@@ -1,5 +1,6 @@
 """A pilot: the first rounds of a run, for their scores alone."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -9,7 +10,7 @@ from mmengine.hooks import Hook
 from torch import Tensor
 
 from ..hook import InfoBatchHook
-from ..records import Line, read_rounds
+from ..records import SCORE_EDGES, Line, read_rounds, score_histogram
 from . import running
 
 OFF = (
@@ -63,6 +64,29 @@ def fly(cfg: Config, rounds: int) -> Pilot:
             hook.times.train.read() / max(1, runner.iter),
             runner.iter,
         )
+
+
+def lines(found: Pilot) -> Iterator[str]:
+    """Yield what the rounds of a pilot kept, and the scores they left."""
+    yield (
+        f'Pilot: {len(found.rounds)} rounds, {found.iters:,} iterations of '
+        f'{found.seconds:.3g} s in this process.'
+    )
+    begins = [*(line['iter'] for line in found.rounds), found.iters]
+    for line, end in zip(found.rounds, begins[1:], strict=True):
+        share = line['kept'] / line['total']
+        pace = line['seconds'] / max(1, end - line['iter'])
+        yield (
+            f'  round {line["round"]}: kept {share:.1%}, {pace:.3g} s an '
+            'iteration'
+        )
+    counts = score_histogram(found.scores)
+    seen = [k for k, count in enumerate(counts) if count]
+    yield 'Its last scores:'
+    for k in range(seen[0], seen[-1] + 1) if seen else ():
+        bar = '#' * round(40 * counts[k] / max(counts))
+        low, high = SCORE_EDGES[k], SCORE_EDGES[k + 1]
+        yield f'  {low:9.2g} to {high:<9.2g} {counts[k]:8,} {bar}'
 
 
 def _alone(cfg: Config, folder: str) -> Config:

@@ -92,10 +92,25 @@ def parse(
     return args
 
 
+def own_config(name: str) -> Path:
+    """Return the path of a config of this package, by its name.
+
+    A wheel holds them where mim looks for them; in a checkout they are beside
+    the package.
+    """
+    package = Path(__file__).parents[1]
+    for folder in (package / '.mim/configs', package.parent / 'configs'):
+        if (folder / name).is_file():
+            return folder / name
+    raise FileNotFoundError(f'infobatch_mm has no config {name}')
+
+
 def read_config(name: str) -> Config:
     """Read a config file, or one of an installed package by `pkg::` name."""
     alias_config_bases()
-    package, is_name, _ = name.rpartition('::')
+    package, is_name, rest = name.rpartition('::')
+    if package == 'infobatch_mm':
+        return Config.fromfile(own_config(rest))
     if is_name:
         if not is_importable(package):
             # mmengine would install it.

@@ -4,14 +4,15 @@ Arms that must cost what pruning costs (:func:`random`, :func:`short`, ...)
 take their budget from the finished run of ``infobatch`` with the same seed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any, NamedTuple
 
 from mmengine.config import Config
 
-from ..config import enable
+from ..config import enable, type_name
+from ..pacing import SMALLER_BATCHES
 from .parts import UnscaledPolicy
-from .setup import is_epoch_based, stretch
+from .setup import is_epoch_based, schedulers_of, stretch
 
 
 class Budget(NamedTuple):
@@ -20,10 +21,12 @@ class Budget(NamedTuple):
     Attributes:
         share (float): Samples seen over those of the full run.
         prune_ratio (float): The mean over the rounds that were pruned.
+        samples (int): Training samples of each rank, 0 if not known.
     """
 
     share: float
     prune_ratio: float
+    samples: int = 0
 
 
 ALL_DATA = Budget(share=1.0, prune_ratio=0.0)
@@ -38,10 +41,12 @@ class Arm(NamedTuple):
             budget and the seed, and returns the config to train.
         at_cost_of (str | None): The arm whose run with the same seed sets
             the budget, and must be finished first.
+        words (str): What it does, for tables and `--help`.
     """
 
     change: Change
     at_cost_of: str | None = None
+    words: str = ''
 
 
 def _full(cfg: Config, budget: Budget, seed: int) -> Config:
@@ -50,7 +55,7 @@ def _full(cfg: Config, budget: Budget, seed: int) -> Config:
 
 def full() -> Arm:
     """All data."""
-    return Arm(_full)
+    return Arm(_full, words='all data, the config as it is')
 
 
 def infobatch(**options: Any) -> Arm:
@@ -63,7 +68,13 @@ def infobatch(**options: Any) -> Arm:
     def change(cfg: Config, budget: Budget, seed: int) -> Config:
         return enable(cfg, **options)
 
-    return Arm(change)
+    return Arm(change, words='pruned, with the options given')
+
+
+def infobatch_small_batch(**options: Any) -> Arm:
+    """Prune, and keep all steps of the full run with smaller batches."""
+    arm = infobatch(**options | dict(pacing=SMALLER_BATCHES))
+    return arm._replace(words='pruned, in all steps with smaller batches')
 
 
 def random(*, rescaled: bool = True, **options: Any) -> Arm:
@@ -79,7 +90,8 @@ def random(*, rescaled: bool = True, **options: Any) -> Arm:
         policy = policy if rescaled else unscaled(policy)
         return enable(cfg, **{**options, 'policy': policy})
 
-    return Arm(change, at_cost_of='infobatch')
+    words = 'pruned as much at random, in the same way'
+    return Arm(change, at_cost_of='infobatch', words=words)
 
 
 def unscaled(policy: dict[str, Any]) -> dict[str, Any]:
@@ -93,12 +105,37 @@ def _short(cfg: Config, budget: Budget, seed: int) -> Config:
 
 
 def _raise_lr(cfg: Config, budget: Budget) -> None:
-    cfg.optim_wrapper.optimizer.lr /= budget.share
+    """Raise every learning rate of a config by what pruning saves.
+
+    Raises:
+        ValueError: If it names none.
+    """
+    holders = list(_optimizers(cfg.optim_wrapper))
+    if not holders:
+        raise ValueError(
+            'optim_wrapper names no optimizer with a learning rate (lr) that '
+            'could be raised; leave the arms with -lr out'
+        )
+    for optimizer in holders:
+        optimizer['lr'] /= budget.share
+    for scheduler in schedulers_of(cfg):
+        if 'eta_max' in scheduler:  # of OneCycleLR, in place of lr
+            scheduler['eta_max'] /= budget.share
+
+
+def _optimizers(wrapper: Any) -> Iterator[MutableMapping[str, Any]]:
+    """Go through the optimizers of a wrapper, or of several by name."""
+    for key, value in wrapper.items():
+        if key == 'optimizer' and 'lr' in value:
+            yield value
+        elif key != 'optimizer' and isinstance(value, Mapping):
+            yield from _optimizers(value)
 
 
 def short() -> Arm:
     """All data, on a schedule shortened to the cost of ``infobatch``."""
-    return Arm(_short, at_cost_of='infobatch')
+    words = 'all data, on a schedule as much shorter'
+    return Arm(_short, at_cost_of='infobatch', words=words)
 
 
 def short_lr() -> Arm:
@@ -108,7 +145,51 @@ def short_lr() -> Arm:
         _raise_lr(cfg, budget)
         return _short(cfg, budget, seed)
 
-    return Arm(change, at_cost_of='infobatch')
+    words = 'as short, with a learning rate larger by as much'
+    return Arm(change, at_cost_of='infobatch', words=words)
+
+
+def _small_batch(cfg: Config, budget: Budget, seed: int) -> Config:
+    loader, share = cfg.train_dataloader, budget.share
+    full = loader.batch_size
+    if full < 2:
+        raise ValueError(
+            f'train_dataloader.batch_size is {full} and can be made no '
+            'smaller; leave the arm small-batch out'
+        )
+    if is_epoch_based(cfg):
+        # Whole epochs are trained, and the batch makes up for the rounding.
+        epochs = cfg.train_cfg.max_epochs
+        share = max(1, round(epochs * share)) / epochs
+    loader.batch_size = max(1, round(full * share))
+    shrunk = loader.batch_size / full
+    if is_epoch_based(cfg):
+        if budget.samples % loader.batch_size == 1:
+            loader.drop_last = True  # batch norm cannot train on one sample
+        stretch(cfg, share, of_iters=share / shrunk)
+    else:
+        stretch(cfg, share / shrunk)
+    scaling = cfg.get('auto_scale_lr') or {}
+    if scaling.get('enable'):
+        scaling['base_batch_size'] *= shrunk  # the learning rate stays
+    return cfg
+
+
+def small_batch() -> Arm:
+    """All data and all steps, in batches smaller by what pruning saves.
+
+    A stock run: its batch size is the full one times the share of the samples
+    that ``infobatch`` saw, rounded to a whole number b, and its learning rate
+    is the config's. So that it sees as many samples all the same, a schedule
+    counted in iterations is stretched by share * B / b, which is 1 but for
+    the rounding. One that is counted in epochs is shortened to the share of
+    them, as for ``short``: with batches as much smaller, these have the
+    iterations of the full run. What it counts in iterations, such as a
+    warm-up, is left where it is in either case, but for the rounding. If the
+    last batch of an epoch had a single sample, it is dropped.
+    """
+    words = 'all data in all steps, with batches as much smaller'
+    return Arm(_small_batch, at_cost_of='infobatch', words=words)
 
 
 def infobatch_lr(**options: Any) -> Arm:
@@ -142,9 +223,24 @@ def core(**options: Any) -> dict[str, Arm]:
     Args:
         **options: Those of :func:`infobatch_mm.enable`.
     """
-    return dict(
-        infobatch=infobatch(**options),
-        full=full(),
-        random=random(**options),
-        short=short(),
-    )
+    return {
+        'infobatch': infobatch(**options),
+        'full': full(),
+        'random': random(**options),
+        'short': short(),
+        'short-lr': short_lr(),
+        'small-batch': small_batch(),
+        'infobatch-small-batch': infobatch_small_batch(**options),
+    }
+
+
+def caution(name: str, cfg: Config) -> str:
+    """Return what has to be known of an arm with a config, often nothing."""
+    names = {type_name(each) for each in _optimizers(cfg.optim_wrapper)}
+    if name.endswith('-lr') and not names <= {'SGD'}:
+        return (
+            f'{" and ".join(sorted(names))} makes steps as long as the '
+            'learning rate says, so this arm lengthens steps that pruning '
+            'itself does not'
+        )
+    return ''

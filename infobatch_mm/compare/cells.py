@@ -1,17 +1,26 @@
-"""A cell is one run of an arm with a seed; a study is all cells of a setup."""
+"""A cell is one run of an arm with a seed; a study is all cells of a setup.
+
+Finished cells are the lines of a file, from which they are read again.
+"""
 
 import copy
+import fcntl
+import json
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mmengine.config import Config
 
+from ..records import read_json_lines
 from .arms import ALL_DATA, Arm, Budget
-from .results import Result, Results, read_results
 from .setup import Setup, config_hash, stock_config
+
+Result = dict[str, Any]
+Results = dict[str, dict[int, Result]]  # by arm and seed
 
 
 class Cell(NamedTuple):
@@ -35,11 +44,14 @@ class Study:
         name (str): Stands in its results as `suite`.
         setup (Setup): What its arms train.
         arms (Mapping): Its arms by name, in the order of its tables.
-        results (Path): The file of its finished cells.
+        results (Path): The file of its finished cells, and maybe of those
+            of other studies.
         work_dir (Path): Where its cells run, each in a folder of its own.
         train (Sequence): The command that trains a config file.
         env (Mapping): Environment variables of its runs, beside those of
             this process.
+        devices (Sequence): Values of CUDA_VISIBLE_DEVICES, one for each cell
+            that is trained at a time; without any it is left alone.
         cwd (Path | None): Where its runs are started, as paths within the
             config may ask for; None is where this process is.
     """
@@ -51,15 +63,20 @@ class Study:
     work_dir: Path
     train: Sequence[str] = (sys.executable, '-m', 'infobatch_mm', 'train')
     env: Mapping[str, str] = field(default_factory=dict)
+    devices: Sequence[str] = ()
     cwd: Path | None = None
 
     def cell(self, arm: str, seed: int) -> Cell:
         """Return one of its cells."""
         return Cell(self.name, arm, seed)
 
+    def folder(self, cell: Cell) -> Path:
+        """Return the work directory of one of its cells."""
+        return self.work_dir / cell.arm / str(cell.seed)
+
     def finished(self) -> Results:
         """Read the results of its finished cells."""
-        return read_results(self.results, self.arms)
+        return read_results(self.results, self.name, self.arms)
 
     def needs(self, cell: Cell) -> Cell | None:
         """Return the cell that another takes its budget from, if any."""
@@ -80,6 +97,11 @@ def order(study: Study, cells: Iterable[Cell]) -> list[Cell]:
     return sorted(wanted, key=lambda cell: cell.seed)
 
 
+def share_of(result: Result) -> float:
+    """Return the samples that a finished cell saw, over those of all data."""
+    return result['samples_seen'] / result['samples_budget']
+
+
 def budget_of(result: Result) -> Budget:
     """Return what a finished cell has cost."""
     ratios = [
@@ -89,8 +111,9 @@ def budget_of(result: Result) -> Budget:
         if line['variance_ratio'] > 0
     ]
     return Budget(
-        share=result['samples_seen'] / result['samples_budget'],
+        share=share_of(result),
         prune_ratio=sum(ratios) / len(ratios) if ratios else 0.0,
+        samples=-(-result['dataset_size'] // result.get('world_size', 1)),
     )
 
 
@@ -117,7 +140,9 @@ def config_of(
     stock = stock or stock_config(study.setup)
     change = study.arms[cell.arm].change
     cfg = change(copy.deepcopy(stock), budget, cell.seed)
-    cfg.randomness = dict(seed=cell.seed)
+    # What is off is left out, as the digests of the first cells have it.
+    given = (cfg.get('randomness') or {}).items()
+    cfg.randomness = {k: v for k, v in given if v} | dict(seed=cell.seed)
     return cfg
 
 
@@ -137,5 +162,34 @@ def check_same(study: Study, cells: Iterable[Cell], finished: Results) -> None:
         if known != now:
             raise ValueError(
                 f'{cell.name} in {study.results} was made by another config '
-                f'({known}, now {now}): delete its line to run it anew'
+                f'({known}, now {now}): delete its line to run it anew, or '
+                'take another work directory'
             )
+
+
+# The file of finished cells, one JSON line a cell
+
+
+def read_results(path: Path, suite: str, arms: Iterable[str]) -> Results:
+    """Read the finished runs of a suite, in the order of its arms."""
+    results: Results = {arm: {} for arm in arms}
+    for line in sorted(read_json_lines(path), key=lambda line: line['seed']):
+        if line['suite'] == suite and line['arm'] in results:
+            results[line['arm']][line['seed']] = line
+    return {arm: runs for arm, runs in results.items() if runs}
+
+
+def append_result(path: Path, result: Result) -> None:
+    """Add the line of a run, also while other processes add theirs.
+
+    A last line torn by a crash is cut off first.
+    """
+    line = json.dumps(result, separators=(',', ':')) + '\n'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open('a+b') as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # given back when it is closed
+        file.seek(0)
+        file.truncate(file.read().rfind(b'\n') + 1)
+        file.write(line.encode())
+        file.flush()
+        os.fsync(file.fileno())

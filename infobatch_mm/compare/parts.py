@@ -1,9 +1,11 @@
-"""What the runs of a comparison import: the hook that counts, and arms' parts.
+"""What the runs of a comparison import: hooks that measure, and arms' parts.
 
-Importing this module registers ``BenchmarkHook``, ``UnscaledPolicy`` and the
-samplers of a fixed subset.
+Importing this module registers ``BenchmarkHook``, ``ProbeHook``,
+``UnscaledPolicy``, the samplers of a fixed subset and, where mmseg is
+installed, ``ClassIoUMetric``.
 """
 
+import statistics
 import time
 from collections.abc import Iterator, Mapping, Sized
 from typing import Any
@@ -12,12 +14,15 @@ import mmengine
 import numpy as np
 import torch
 from mmengine.dataset import DefaultSampler, InfiniteSampler
+from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import DATA_SAMPLERS, HOOKS
 
+from ..host.packages import is_importable
 from ..pruning.plan import Plan
 from ..pruning.registry import PRUNING_POLICIES, build_policy
 
+COSTS_FILE, PROBE_FILE = 'benchmark.json', 'probe.json'
 KEY = 'benchmark'  # of the message hub, which is saved in checkpoints
 
 
@@ -62,8 +67,9 @@ class BenchmarkHook(Hook):
         data_batch: Any = None,
         outputs: Any = None,
     ) -> None:
-        """Count the samples of the batch."""
-        self.state['samples_seen'] += len(data_batch['data_samples'])
+        """Count the samples of the batch, on all ranks."""
+        samples = len(data_batch['data_samples']) * get_world_size()
+        self.state['samples_seen'] += samples
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         """Bring the times up to date before they are saved."""
@@ -88,13 +94,22 @@ class BenchmarkHook(Hook):
         self._start()
 
     def after_train(self, runner: Any) -> None:
-        """Write the file."""
+        """Write the file.
+
+        A run that was cut off in its last validation, and resumed from the
+        checkpoint before it, has nothing left to train and validates here.
+        """
+        done = self.state['validations']
+        if not done or done[-1]['iter'] != runner.iter:
+            runner.val_loop.run()
         state = dict(
             self.state,
             iters=runner.iter,
             dataset_size=len(runner.train_dataloader.dataset),
+            world_size=get_world_size(),
         )
-        mmengine.dump(state, f'{runner.work_dir}/benchmark.json')
+        if is_main_process():
+            mmengine.dump(state, f'{runner.work_dir}/{COSTS_FILE}')
 
     def _start(self) -> None:
         self._began = time.perf_counter(), time.process_time()
@@ -112,6 +127,61 @@ def _scalars(metrics: Mapping[str, Any]) -> dict[str, float]:
         for name, value in metrics.items()
         if np.ndim(value) == 0 and not isinstance(value, str)
     }
+
+
+@HOOKS.register_module()
+class ProbeHook(Hook):
+    """Time a few iterations and one validation, and end the process.
+
+    What they took goes to `probe.json` in the work directory, with the
+    metrics of the validation and the length of the run: enough to say what a
+    whole run will take, and whether the metric that is to count is there.
+
+    Args:
+        iters (int): Iterations, of which the first two are not timed.
+    """
+
+    priority = 'LOWEST'
+
+    def __init__(self, iters: int = 10) -> None:
+        self.iters = iters
+        self.seconds: list[float] = []
+
+    def before_train_epoch(self, runner: Any) -> None:
+        """Begin to time."""
+        self.began = time.perf_counter()
+
+    def after_train_iter(
+        self,
+        runner: Any,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: Any = None,
+    ) -> None:
+        """Note what an iteration took, its data included."""
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.seconds.append(time.perf_counter() - self.began)
+        if len(self.seconds) >= min(self.iters, runner.max_iters):
+            self._end(runner)
+        self.began = time.perf_counter()
+
+    def after_val(self, runner: Any) -> None:
+        """Leave a validation between iterations out."""
+        self.began = time.perf_counter()
+
+    def _end(self, runner: Any) -> None:
+        began = time.perf_counter()
+        metrics = _scalars(runner.val_loop.run())
+        state = dict(
+            seconds=statistics.median(self.seconds[2:] or self.seconds),
+            val_seconds=time.perf_counter() - began,
+            iters=runner.max_iters,
+            metrics=metrics,
+        )
+        if is_main_process():
+            mmengine.dump(state, f'{runner.work_dir}/{PROBE_FILE}')
+        raise SystemExit
 
 
 @PRUNING_POLICIES.register_module()
@@ -172,3 +242,23 @@ class InfiniteSubsetSampler(_Subset, InfiniteSampler):
 @DATA_SAMPLERS.register_module()
 class DefaultSubsetSampler(_Subset, DefaultSampler):
     """mmengine's DefaultSampler on a fixed random subset."""
+
+
+if is_importable('mmseg'):
+    from mmseg.evaluation import IoUMetric
+    from mmseg.registry import METRICS
+
+    @METRICS.register_module()
+    class ClassIoUMetric(IoUMetric):
+        """mmseg's IoUMetric, which also returns `IoU/NAME` of each class."""
+
+        def compute_metrics(self, results: list) -> dict[str, Any]:
+            """Compute the metrics from the areas of all images."""
+            metrics = super().compute_metrics(results)
+            intersect, union, *_ = (
+                sum(areas) for areas in zip(*results, strict=True)
+            )
+            iou = (100 * intersect / union).tolist()
+            names = self.dataset_meta['classes']
+            ours = {f'IoU/{n}': v for n, v in zip(names, iou, strict=True)}
+            return metrics | ours

@@ -1,8 +1,6 @@
 """Train the cells of a study, side by side, and keep what came out."""
 
 import json
-import os
-import subprocess
 from collections.abc import Iterator, Sequence
 from concurrent.futures import (
     FIRST_COMPLETED,
@@ -10,19 +8,40 @@ from concurrent.futures import (
     ThreadPoolExecutor,
     wait,
 )
-from pathlib import Path
 
 from mmengine.config import Config
 
 from ..host.packages import versions
 from ..records import read_rounds
 from .arms import Budget
-from .cells import Cell, Study, budget_for, config_of, is_in
-from .results import Result, append_result
+from .cells import (
+    Cell,
+    Result,
+    Study,
+    append_result,
+    budget_for,
+    check_same,
+    config_of,
+    is_in,
+    share_of,
+)
+from .parts import COSTS_FILE
+from .processes import Place, failure_text, places_of, train
 from .setup import config_hash, samples_budget
 
 # What is kept of each round.
 ROUND_KEYS = ('total', 'kept', 'threshold', 'variance_ratio')
+
+
+def missing(study: Study, cells: Sequence[Cell]) -> list[Cell]:
+    """Return the cells that are not finished.
+
+    Raises:
+        ValueError: If another config has made one of those that are.
+    """
+    finished = study.finished()
+    check_same(study, cells, finished)
+    return [cell for cell in cells if not is_in(cell, finished)]
 
 
 def run_all(
@@ -31,30 +50,38 @@ def run_all(
     """Run cells side by side; yield each with its result, or its error.
 
     A result is kept in the study's file before it is yielded. A cell whose
-    need has failed is not run.
+    need has failed is not run. If this is stopped, by Ctrl-C for instance, so
+    are the runs.
     """
     finished = study.finished()
     waiting = list(cells)
-    running: dict[Future[Result], Cell] = {}
+    places = places_of(study, jobs)
+    running: dict[Future[Result], tuple[Cell, Place]] = {}
     with ThreadPoolExecutor(jobs) as pool:
-        while True:
-            for cell in _ready(study, waiting, finished):
-                if len(running) == jobs:
-                    break
-                waiting.remove(cell)
-                budget = budget_for(study, cell, finished)
-                running[pool.submit(run, study, cell, budget)] = cell
-            if not running:
-                return
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                cell, error = running.pop(future), future.exception()
-                if error is not None:
-                    yield cell, error
-                    continue
-                result = future.result()
-                append_result(study.results, result)
-                finished.setdefault(cell.arm, {})[cell.seed] = result
-                yield cell, result
+        try:
+            while True:
+                busy = [place for _, place in running.values()]
+                free = [each for each in places if each not in busy]
+                ready = _ready(study, waiting, finished)
+                for cell, place in zip(ready, free, strict=False):
+                    waiting.remove(cell)
+                    budget = budget_for(study, cell, finished)
+                    future = pool.submit(run, study, cell, budget, place)
+                    running[future] = cell, place
+                if not running:
+                    return
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    cell, error = running.pop(future)[0], future.exception()
+                    if error is not None:
+                        yield cell, error
+                        continue
+                    result = future.result()
+                    append_result(study.results, result)
+                    finished.setdefault(cell.arm, {})[cell.seed] = result
+                    yield cell, result
+        finally:
+            for place in places:
+                place.stop()
 
 
 def _ready(
@@ -69,52 +96,27 @@ def _ready(
     ]
 
 
-def run(study: Study, cell: Cell, budget: Budget) -> Result:
+def run(
+    study: Study, cell: Cell, budget: Budget, place: Place | None = None
+) -> Result:
     """Train a cell, or go on with it from its last checkpoint.
 
     Raises:
-        RuntimeError: If the run fails.
+        RuntimeError: If the run fails, or another process trains the cell.
     """
     cfg = config_of(study, cell, budget)
-    work_dir = study.work_dir / cell.name
-    config_file, resume = write_config(cfg, work_dir)
-    command = [*study.train, str(config_file), '--work-dir', str(work_dir)]
-    command += ['--resume'] if resume else []
-    log = work_dir / 'run.log'
-    with log.open('a' if resume else 'w') as file:
-        status = subprocess.run(
-            command,
-            cwd=study.cwd,
-            env={**os.environ, **study.env},
-            stdout=file,
-            stderr=subprocess.STDOUT,
-        ).returncode
+    work_dir = study.folder(cell)
+    status = train(study, cfg, work_dir, place or Place(), COSTS_FILE)
     if status:
-        raise RuntimeError(f'{cell.name} failed; see {log}')
+        raise RuntimeError(failure_text(work_dir))
     return read_run(study, cell, cfg)
-
-
-def write_config(cfg: Config, work_dir: Path) -> tuple[Path, bool]:
-    """Write the config of a cell; tell whether its run can be resumed."""
-    work_dir.mkdir(parents=True, exist_ok=True)
-    config_file, digest_file = work_dir / 'cell.py', work_dir / 'cell.digest'
-    digest = config_hash(cfg)
-    is_same = digest_file.exists() and digest_file.read_text() == digest
-    cfg.dump(config_file)
-    digest_file.write_text(digest)
-    return config_file, is_same and (work_dir / 'last_checkpoint').exists()
 
 
 def read_run(study: Study, cell: Cell, cfg: Config) -> Result:
     """Return what is kept of a run that has ended."""
-    work_dir, metric = study.work_dir / cell.name, study.setup.metric
-    state = json.loads((work_dir / 'benchmark.json').read_text())
+    work_dir, metric = study.folder(cell), study.setup.metric
+    state = json.loads((work_dir / COSTS_FILE).read_text())
     last = state['validations'][-1]
-    if last['iter'] != state['iters']:
-        raise RuntimeError(
-            f'{cell.name} ended without a last validation; delete '
-            f'{work_dir} to train it anew'
-        )
     if metric not in last:
         raise ValueError(
             f'metric={metric!r} is not among what the run was validated by: '
@@ -124,7 +126,9 @@ def read_run(study: Study, cell: Cell, cfg: Config) -> Result:
         **cell._asdict(),
         metric=metric,
         value=last[metric],
-        samples_budget=samples_budget(study.setup, state['dataset_size']),
+        samples_budget=samples_budget(
+            study.setup, state['dataset_size'], state['world_size']
+        ),
         **state,
         rounds=[
             {key: line[key] for key in ROUND_KEYS}
@@ -132,4 +136,13 @@ def read_run(study: Study, cell: Cell, cfg: Config) -> Result:
         ],
         config_hash=config_hash(cfg),
         versions=versions(),
+    )
+
+
+def result_text(cell: Cell, result: Result) -> str:
+    """Return a line about a finished cell."""
+    return (
+        f'{cell.name}: {result["metric"]} {result["value"]:.2f}, '
+        f'{share_of(result):.1%} of the samples, '
+        f'{result["cpu_seconds"]:.0f} s'
     )

@@ -28,7 +28,7 @@ class Parts(NamedTuple):
     """
 
     hook: str = 'infobatch_mm.compare.parts'
-    class_iou: str = 'infobatch_mm.compare.class_iou'
+    class_iou: str = 'infobatch_mm.compare.parts'
 
 
 class Setup(NamedTuple):
@@ -37,7 +37,7 @@ class Setup(NamedTuple):
     Attributes:
         config (Path): A config that trains on all data.
         metric (str): The metric that counts, as its evaluator names it, such
-            as ``'mIoU'`` or ``'accuracy/top1'``; higher is better.
+            as ``'mIoU'`` or ``'accuracy/top1'``.
         options (Mapping): Settings to change in it, as ``--cfg-options``
             names them.
         length (float): Factor on the length of its schedule.
@@ -46,6 +46,7 @@ class Setup(NamedTuple):
         num_workers (int | None): Workers of each data loader; None leaves
             those of the config.
         parts (Parts): The modules that its runs import.
+        higher_is_better (bool): Whether more of the metric is better.
     """
 
     config: Path
@@ -55,6 +56,7 @@ class Setup(NamedTuple):
     channels_last: bool = False
     num_workers: int | None = None
     parts: Parts = Parts()
+    higher_is_better: bool = True
 
 
 def stock_config(setup: Setup) -> Config:
@@ -74,7 +76,7 @@ def _measure(cfg: Config, setup: Setup) -> None:
     """Add the hook that counts costs, and the IoU of each class."""
     imports = imported_modules(cfg.get('custom_imports'))
     imports.append(setup.parts.hook)
-    if _give_class_iou(cfg):
+    if _give_class_iou(cfg) and setup.parts.class_iou not in imports:
         imports.append(setup.parts.class_iou)
     cfg.custom_imports = dict(imports=imports, allow_failed_imports=False)
     hook: dict[str, Any] = dict(type='BenchmarkHook')
@@ -85,14 +87,16 @@ def _measure(cfg: Config, setup: Setup) -> None:
 
 def _give_class_iou(cfg: Config) -> bool:
     """Replace mmseg's IoUMetric; tell whether there was one."""
-    found = False
+    found, name_of_ours = False, 'ClassIoUMetric'
+    if cfg.get('default_scope') != 'mmseg':
+        name_of_ours = f'mmseg.{name_of_ours}'
     for name in ('val_evaluator', 'test_evaluator'):
         evaluators = cfg.get(name) or []
         if isinstance(evaluators, dict):
             evaluators = [evaluators]
         for evaluator in evaluators:
             if type_name(evaluator) == 'IoUMetric':
-                evaluator['type'] = 'ClassIoUMetric'
+                evaluator['type'] = name_of_ours
                 found = True
     return found
 
@@ -104,19 +108,40 @@ def _set_workers(cfg: Config, num_workers: int) -> None:
             cfg[name].persistent_workers = num_workers > 0
 
 
-def stretch(cfg: Config, factor: float) -> None:
-    """Multiply the length of a schedule, its intervals and its schedulers."""
+def stretch(
+    cfg: Config, factor: float, *, of_iters: float | None = None
+) -> None:
+    """Multiply the length of a schedule, its intervals and its schedulers.
+
+    Args:
+        cfg (Config): The config, changed in place.
+        factor (float): On the length, which stays at least 1.
+        of_iters (float | None): On what schedulers count in iterations, where
+            that is to be another one.
+    """
     loop = cfg.train_cfg
-    key = 'max_epochs' if is_epoch_based(cfg) else 'max_iters'
+    by_epoch = is_epoch_based(cfg)
+    key = 'max_epochs' if by_epoch else 'max_iters'
     old = loop[key]
-    loop[key] = round(old * factor)
+    loop[key] = max(1, round(old * factor))
+    ratio = loop[key] / old
     # As many validations as before; the last one, at the end, may come early.
-    validations = max(1, old // loop.get('val_interval', 1))
+    interval = loop.get('val_interval', 1 if by_epoch else 1000)
+    validations = max(1, old // interval)
     loop.val_interval = math.ceil(loop[key] / validations)
-    for scheduler in _schedulers(cfg.get('param_scheduler')):
+    if 'val_begin' in loop:
+        loop.val_begin = round(loop.val_begin * ratio)
+    for scheduler in schedulers_of(cfg):
+        by_iter = not scheduler.get('by_epoch', True)
+        scale = ratio if of_iters is None or not by_iter else of_iters
         for edge in EDGES:
             if edge in scheduler:
-                scheduler[edge] = _scaled(scheduler[edge], loop[key] / old)
+                scheduler[edge] = _scaled(scheduler[edge], scale)
+
+
+def schedulers_of(cfg: Config) -> list[dict[str, Any]]:
+    """Return the schedulers of a config, which may be changed in place."""
+    return list(_schedulers(cfg.get('param_scheduler')))
 
 
 def _schedulers(config: Any) -> Iterator[dict[str, Any]]:
@@ -140,12 +165,15 @@ def is_epoch_based(cfg: Config) -> bool:
     return 'max_epochs' in cfg.train_cfg
 
 
-def samples_budget(setup: Setup, dataset_size: int) -> int:
-    """Return how many samples the run on all data sees."""
+def samples_budget(
+    setup: Setup, dataset_size: int, world_size: int = 1
+) -> int:
+    """Return how many samples the run on all data sees, on all ranks."""
     cfg = stock_config(setup)
     if is_epoch_based(cfg):
         return cfg.train_cfg.max_epochs * dataset_size
-    return cfg.train_cfg.max_iters * cfg.train_dataloader.batch_size
+    batch_size = cfg.train_dataloader.batch_size * world_size
+    return cfg.train_cfg.max_iters * batch_size
 
 
 def config_hash(cfg: Config) -> str:
@@ -154,6 +182,6 @@ def config_hash(cfg: Config) -> str:
     Whether a type of this package is named with its prefix makes no
     difference: the first results were made without.
     """
-    text = json.dumps(cfg.to_dict(), sort_keys=True)
+    text = json.dumps(cfg.to_dict(), sort_keys=True, default=str)
     text = text.replace('"type": "infobatch_mm.', '"type": "')
     return hashlib.sha256(text.encode()).hexdigest()[:16]

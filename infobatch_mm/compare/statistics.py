@@ -62,6 +62,68 @@ def verdict(difference: Paired, margin: float = MARGIN) -> str:
     return 'inconclusive'
 
 
+BETTER, WORSE, SAME = 'better', 'worse', 'indistinguishable'
+
+
+def judge(gain: Paired) -> str:
+    """Return better, worse or indistinguishable, and of one seed nothing.
+
+    Better: the gain is above 0 with one-sided confidence LEVEL; worse: it is
+    below.
+
+    Args:
+        gain (Paired): Of more than one seed; positive is good.
+    """
+    if gain.seeds < 2:
+        return ''
+    if gain.low > 0:
+        return BETTER
+    return WORSE if gain.high < 0 else SAME
+
+
+def pooled_deviation(gaps: Sequence[Paired]) -> float:
+    """Return the spread of paired differences, pooled over comparisons.
+
+    ``sqrt(sum((n - 1) * s ** 2) / sum(n - 1))`` for comparisons of n seeds
+    whose differences have the standard deviation s. With few seeds it is much
+    steadier than each s. NaN if none has two seeds.
+    """
+    known = [gap for gap in gaps if gap.seeds > 1]
+    degrees = sum(gap.seeds - 1 for gap in known)
+    if not degrees:
+        return math.nan
+    squares = sum((gap.seeds - 1) * gap.deviation**2 for gap in known)
+    return math.sqrt(squares / degrees)
+
+
+def seeds_to_decide(
+    gain: Paired, deviation: float, most: int = 100
+) -> int | None:
+    """Return about how many more seeds would decide a comparison.
+
+    So many that a difference which truly is the mean seen so far would be
+    found better or worse by :func:`judge` with a chance of 80 %: n less the
+    seeds there are, for the least n with
+
+        P(T > t) >= 0.8, T ~ noncentral t(n - 1, |mean| * sqrt(n) / deviation)
+
+    and t the LEVEL quantile of Student's t with n - 1 degrees of freedom.
+
+    Args:
+        gain (Paired): The comparison.
+        deviation (float): Of a paired difference, see
+            :func:`pooled_deviation`.
+        most (int): More seeds than these are not counted.
+
+    Returns:
+        int | None: At least 1; None if it takes more than `most` in all.
+    """
+    size = abs(gain.mean)
+    if not size or power(deviation, most, size) < 0.8:
+        return None
+    return max(1, seeds_needed(deviation, margin=size) - gain.seeds)
+
+
 def power(deviation: float, count: int, margin: float = MARGIN) -> float:
     """Return the chance that an arm without any loss is called lossless.
 

@@ -1,9 +1,13 @@
-"""Tables in Markdown of what the arms of a study reached and cost."""
+"""Tables and pictures of finished cells."""
 
 import statistics
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from .results import Results
+from ..host.packages import require
+from ..records import kept_percent
+from .cells import Result, Results, share_of
 from .statistics import (
     MARGIN,
     Paired,
@@ -13,6 +17,10 @@ from .statistics import (
     verdict,
 )
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 
 def table(rows: Sequence[Sequence[str]]) -> str:
     """Return rows, the first of which is the head, as a Markdown table."""
@@ -20,12 +28,13 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     return '\n'.join([head, '|' + '---|' * len(rows[0]), *body])
 
 
-def spread(values: Iterable[float]) -> str:
+def spread(values: Iterable[float], form: str = '.2f') -> str:
     """Return mean and standard deviation."""
     values = list(values)
+    mean = f'{statistics.mean(values):{form}}'
     if len(values) < 2:
-        return f'{values[0]:.2f}'
-    return f'{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}'
+        return mean
+    return f'{mean} ± {statistics.stdev(values):{form}}'
 
 
 def interval(gap: Paired, form: str = '+.2f') -> str:
@@ -64,10 +73,7 @@ def arms_table(results: Results, core: Collection[str]) -> str:
     head = 'arm, seeds, metric, difference to `full`, samples, verdict'
     rows = [head.split(', ')]
     for arm, runs in results.items():
-        shares = [
-            run['samples_seen'] / run['samples_budget']
-            for run in runs.values()
-        ]
+        shares = [share_of(run) for run in runs.values()]
         name = f'`{arm}`' + ('' if arm in core else ' (exploratory)')
         values = spread(run['value'] for run in runs.values())
         against = [] if arm == 'full' else differences(results, arm, 'full')
@@ -173,3 +179,110 @@ def mean_variance_ratio(results: Results, arm: str = 'infobatch') -> float:
         for line in run['rounds']
         if line['variance_ratio'] > 0
     )
+
+
+# Pictures
+
+# Every picture gives an arm the same colour.
+COLORS = dict(infobatch='C0', full='C1', random='C2', short='C3')
+
+
+def new_figure(width: float, height: float) -> 'Figure':
+    """Return an empty figure of a size in inches."""
+    figures = require('matplotlib.figure', 'compare')
+    return figures.Figure(figsize=(width, height), layout='constrained')
+
+
+def save(figure: 'Figure', path: Path) -> Path:
+    """Write a picture."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=80, metadata=dict(Software=None))
+    return path
+
+
+def draw(results: Results, title: str, path: Path) -> Path:
+    """Draw the metric over samples, the share kept, and single classes.
+
+    Seconds are not drawn: runs of different days cannot be compared in time.
+    """
+    results = {arm: results[arm] for arm in COLORS if arm in results}
+    classes = class_names(results)
+    panels = 3 if classes else 2
+    figure = new_figure(4.6 * panels, 4)
+    axes = figure.subplots(1, panels)
+    draw_curves(axes[0], results)
+    draw_kept(axes[1], results)
+    if classes:
+        draw_classes(axes[2], results, classes)
+    figure.suptitle(title)
+    return save(figure, path)
+
+
+def draw_curves(axis: 'Axes', results: Results) -> None:
+    """Draw the mean metric of each arm over the samples seen."""
+    for arm, by_seed in results.items():
+        runs = list(by_seed.values())
+        axis.plot(
+            mean_curve(runs, 'samples_seen'),
+            mean_curve(runs, runs[0]['metric']),
+            marker='.',
+            color=COLORS[arm],
+            label=f'{arm} ({len(runs)} seed{"s" * (len(runs) > 1)})',
+        )
+        axis.set_ylabel(f'{runs[0]["metric"]}, mean over seeds')
+    axis.set(title='reached at what cost', xlabel='training samples seen')
+    axis.legend()
+
+
+def draw_kept(axis: 'Axes', results: Results) -> None:
+    """Draw the share kept in each round of the first seed."""
+    for arm in ('infobatch', 'random'):
+        if arm in results:
+            rounds = next(iter(results[arm].values()))['rounds']
+            axis.plot(
+                kept_percent(rounds),
+                drawstyle='steps-mid',
+                color=COLORS[arm],
+                label=arm,
+            )
+    axis.set(
+        title='kept in each round (first seed)',
+        xlabel='round, a pass over what is kept',
+        ylabel='training samples kept (%)',
+        ylim=(0, 105),
+    )
+    axis.legend(loc='lower right')
+
+
+def draw_classes(
+    axis: 'Axes', results: Results, classes: Sequence[str]
+) -> None:
+    """Draw which classes gain or lose, with their 90 % intervals."""
+    arms = [arm for arm in results if arm != 'full']
+    for shift, arm in enumerate(arms):
+        gaps = [class_gap(results, arm, name) for name in classes]
+        axis.errorbar(
+            [gap.mean for gap in gaps],
+            [row + 0.25 * (shift - 1) for row in range(len(classes))],
+            xerr=[
+                [gap.mean - gap.low for gap in gaps],
+                [gap.high - gap.mean for gap in gaps],
+            ],
+            fmt='.',
+            color=COLORS[arm],
+            label=arm,
+        )
+    axis.axvline(0, color='grey', linewidth=0.8)
+    axis.set(
+        title='difference to full, by class',
+        xlabel='points of IoU, with 90 % intervals',
+        yticks=range(len(classes)),
+    )
+    axis.set_yticklabels(classes)
+    axis.invert_yaxis()
+
+
+def mean_curve(runs: Sequence[Result], key: str) -> list[float]:
+    """Return the mean over runs of what stood at each validation."""
+    values = ([val[key] for val in run['validations']] for run in runs)
+    return [statistics.mean(at) for at in zip(*values, strict=True)]

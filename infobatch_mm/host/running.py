@@ -1,10 +1,12 @@
-"""What else of a run counts iterations, and has to follow the clock."""
+"""What else of a run has to follow: counters, schedulers and viewers."""
 
 from typing import Any
 
 from mmengine.hooks import ParamSchedulerHook
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import EpochBasedTrainLoop
+from mmengine.visualization import TensorboardVisBackend, WandbVisBackend
+from torch import Tensor
 
 
 def is_resuming(runner: Any) -> bool:
@@ -102,3 +104,32 @@ def end_accumulation(wrapper: OptimWrapper, max_iters: int) -> None:
         for parameter in group['params']:
             if parameter.grad is not None:
                 parameter.grad.mul_(wrapper._accumulative_counts / rest)
+
+
+def show_scores(visualizer: Any, scores: Tensor, step: int) -> None:
+    """Show a histogram of the scores, where a viewer takes one.
+
+    mmengine's visualizer passes scalars on to its backends, but no
+    histograms, and has no public way to go through them. TensorBoard and W&B
+    take one. W&B counts steps of its own, one a row of scalars: there the
+    histogram is part of the next row.
+
+    Args:
+        visualizer (Visualizer): That of the run; only rank 0 may call it.
+        scores (Tensor): Shape (N,), on any device. Those that are not finite
+            are left out.
+        step (int): Iterations done.
+    """
+    kinds = TensorboardVisBackend, WandbVisBackend
+    backends = visualizer._vis_backends.values()
+    takers = [each for each in backends if isinstance(each, kinds)]
+    if not takers or not scores.isfinite().any():
+        return
+    values = scores[scores.isfinite()].cpu().numpy()
+    for backend in takers:
+        if isinstance(backend, TensorboardVisBackend):
+            backend.experiment.add_histogram('infobatch/scores', values, step)
+        else:
+            wandb = backend.experiment
+            histogram = wandb.Histogram(values)
+            wandb.log({'infobatch/scores': histogram}, commit=False)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from .files import extract, prepare_once
+from . import extract, prepare_once
 
 IMAGE_SUFFIXES = ('.jpeg', '.jpg', '.png')
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from .files import extract, prepare_once
+from . import extract, prepare_once
 
 IGNORED = 255
 

@@ -51,8 +51,8 @@ class LightHead(nn.Module):
         self.fc = nn.Linear(4, 3)
 
     def loss_by_feat(self, logits: Any, data_samples: list) -> dict:
-        labels = torch.tensor([sample.label for sample in data_samples])
-        shift = torch.tensor([sample.shift for sample in data_samples])
+        labels = logits.new_tensor([s.label for s in data_samples]).long()
+        shift = logits.new_tensor([s.shift for s in data_samples])
         return dict(loss_ce=F.cross_entropy(logits, labels) + shift.mean())
 
 

@@ -1,0 +1,193 @@
+"""The processes of a comparison: how they start, where, and what one takes."""
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+
+from .cells import Study
+from .parts import PROBE_FILE, ProbeHook
+from .setup import config_hash, stock_config
+
+# How and where
+
+
+def train_command(launcher: str, gpus: int) -> list[str]:
+    """Return the command that trains a config file."""
+    ours = ['-m', 'infobatch_mm', 'train']
+    if launcher == 'none':
+        if gpus > 1:
+            raise ValueError(
+                f'--gpus {gpus} needs --launcher pytorch, which starts as '
+                'many processes for each run'
+            )
+        return [sys.executable, *ours]
+    torchrun = ['-m', 'torch.distributed.run', '--standalone']
+    torchrun += [f'--nproc-per-node={gpus}']
+    return [sys.executable, *torchrun, *ours, '--launcher', 'pytorch']
+
+
+def devices(jobs: int, gpus: int) -> list[str]:
+    """Return the GPUs of each of the runs at a time, if it matters."""
+    count = torch.cuda.device_count()
+    if jobs == 1 or not count:
+        return []
+    visible = os.environ.get('CUDA_VISIBLE_DEVICES')
+    names = visible.split(',') if visible else [*map(str, range(count))]
+    numbers = range(jobs * gpus)
+    given = [names[number % len(names)] for number in numbers]
+    return [
+        ','.join(given[job * gpus : (job + 1) * gpus]) for job in range(jobs)
+    ]
+
+
+def threads(jobs: int) -> dict[str, str]:
+    """Share the cores out among runs at a time, where there is no GPU."""
+    if jobs == 1 or torch.cuda.is_available():
+        return {}
+    each = max(1, (os.cpu_count() or 1) // jobs)
+    return {'OMP_NUM_THREADS': os.environ.get('OMP_NUM_THREADS', str(each))}
+
+
+@dataclass(eq=False)
+class Place:
+    """Where cells run one after the other: their devices, their process.
+
+    Attributes:
+        env (Mapping): Environment variables that name its devices.
+        process (subprocess.Popen | None): What runs there, or ran last.
+    """
+
+    env: Mapping[str, str] = field(default_factory=dict)
+    process: subprocess.Popen | None = None
+
+    def stop(self) -> None:
+        """End what runs there; it can be resumed."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+
+
+def places_of(study: Study, jobs: int) -> list[Place]:
+    """Return the places at which so many cells are trained at a time."""
+    if not study.devices:
+        return [Place() for _ in range(jobs)]
+    return [Place({'CUDA_VISIBLE_DEVICES': each}) for each in study.devices]
+
+
+# A run
+
+
+def train(
+    study: Study, cfg: Config, work_dir: Path, place: Place, writes: str
+) -> int:
+    """Train a config in a folder, unless that is done; return the status.
+
+    Args:
+        study (Study): Has the command.
+        cfg (Config): The config.
+        work_dir (Path): The work directory of the run.
+        place (Place): Where it runs.
+        writes (str): The file that its end leaves there.
+    """
+    with _held(work_dir) as lock:
+        config_file, is_same, resume = write_config(cfg, work_dir)
+        if is_same and (work_dir / writes).exists():
+            return 0  # it ended after whoever had started it
+        (work_dir / writes).unlink(missing_ok=True)
+        command = [*study.train, str(config_file)]
+        command += ['--work-dir', str(work_dir)]
+        command += ['--resume'] if resume else []
+        with (work_dir / 'run.log').open('a' if resume else 'w') as log:
+            place.process = subprocess.Popen(
+                command,
+                cwd=study.cwd,
+                env={**os.environ, **study.env, **place.env},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                pass_fds=[lock],
+            )
+            try:
+                return place.process.wait()
+            finally:
+                place.stop()
+
+
+def failure_text(work_dir: Path) -> str:
+    """Say what a run that has failed said last, and where the rest is."""
+    log = work_dir / 'run.log'
+    lines = log.read_text(errors='replace').split('\n')
+    last = next((line for line in reversed(lines) if line.strip()), 'nothing')
+    return f'failed, and said last: {last:.300}; see {log}'
+
+
+@contextmanager
+def _held(work_dir: Path) -> Iterator[int]:
+    """Keep a work directory to this process and the run that it starts.
+
+    The run inherits the lock, and keeps it if this process is killed.
+    """
+    work_dir.mkdir(parents=True, exist_ok=True)
+    with (work_dir / 'cell.lock').open('w') as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RuntimeError(
+                f'another process trains in {work_dir}: wait for its end, or '
+                'stop it'
+            ) from None
+        yield file.fileno()
+
+
+def write_config(cfg: Config, work_dir: Path) -> tuple[Path, bool, bool]:
+    """Write the config of a run.
+
+    Returns:
+        tuple[Path, bool, bool]: Its file, whether it is that of the run which
+        was there before, and whether that one can be resumed.
+    """
+    work_dir.mkdir(parents=True, exist_ok=True)
+    config_file, digest_file = work_dir / 'cell.py', work_dir / 'cell.digest'
+    digest = config_hash(cfg)
+    is_same = digest_file.exists() and digest_file.read_text() == digest
+    cfg.dump(config_file)
+    digest_file.write_text(digest)
+    resume = is_same and (work_dir / 'last_checkpoint').exists()
+    return config_file, is_same, resume
+
+
+# A first run, which is cut short
+
+
+def probe(study: Study) -> dict[str, Any]:
+    """Train a few iterations of the run on all data, and validate once.
+
+    That is done once, in a folder of its own.
+
+    Returns:
+        dict: What :class:`ProbeHook` has written.
+
+    Raises:
+        RuntimeError: If that fails.
+    """
+    cfg = stock_config(study.setup)
+    cfg.custom_hooks.append(dict(type=ProbeHook.__name__))
+    work_dir = study.work_dir / 'probe'
+    if not (work_dir / PROBE_FILE).exists():
+        print('Timing ten iterations and a validation ...', file=sys.stderr)
+    train(study, cfg, work_dir, places_of(study, 1)[0], PROBE_FILE)
+    try:
+        return json.loads((work_dir / PROBE_FILE).read_text())
+    except FileNotFoundError:
+        raise RuntimeError(
+            'the config does not train and validate as it is: ten iterations '
+            f'{failure_text(work_dir)}'
+        ) from None

@@ -1,0 +1,271 @@
+"""What a person can act on: the verdict of a comparison, and its files."""
+
+import json
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..config import hook_settings
+from ..hook import InfoBatchHook
+from .arms import ALL_DATA
+from .cells import Cell, Result, Results, Study, config_of, share_of
+from .planning import pilot_text
+from .statistics import (
+    BETTER,
+    SAME,
+    WORSE,
+    Paired,
+    judge,
+    paired,
+    pooled_deviation,
+    seeds_to_decide,
+)
+from .tables import differences, interval, saved_shares, spread, table
+
+OURS, ALL = 'infobatch', 'full'
+JSON_FILE, TABLE_FILE = 'compare.json', 'compare.md'
+ONE_SEED = 'One seed: no verdict.'
+WORDS = {BETTER: 'better than', SAME: 'indistinguishable from'}
+WORDS[WORSE] = 'worse than'
+
+
+def asked_for(finished: Results, cells: Iterable[Cell]) -> Results:
+    """Return the results of some cells, as far as they are finished."""
+    wanted = set((cell.arm, cell.seed) for cell in cells)
+    found = {
+        arm: {s: run for s, run in runs.items() if (arm, s) in wanted}
+        for arm, runs in finished.items()
+    }
+    return {arm: runs for arm, runs in found.items() if runs}
+
+
+# The verdict
+
+
+def verdict_text(study: Study, results: Results) -> str | None:
+    """Return what the runs say, or None if no arm has two seeds.
+
+    InfoBatch is called better or worse than an arm if the interval of its
+    paired gain excludes 0 (see :func:`judge`), else indistinguishable.
+    """
+    against = {
+        arm: gap
+        for arm in results
+        if arm != OURS and (gap := gap_to(results, arm)) is not None
+    }
+    if not any(gap.seeds > 1 for gap in against.values()):
+        return None
+    parts = [savings_text(results), _all_data_text(study, against, results)]
+    alike = [arm for arm in against if study.arms[arm].at_cost_of == OURS]
+    parts.append(_controls_text(study, 'At equal cost', alike, against))
+    rest = [arm for arm in against if arm not in (*alike, ALL)]
+    if rest:
+        parts.append(_controls_text(study, 'At their own cost', rest, against))
+    parts.append(_seeds_text(study, against))
+    return ' '.join(filter(None, parts))
+
+
+def gap_to(results: Results, arm: str) -> Paired | None:
+    """Return InfoBatch less another arm, None without a seed of both."""
+    found = differences(results, OURS, arm)
+    return paired(found) if found else None
+
+
+def gain_of(study: Study, gap: Paired) -> Paired:
+    """Return a difference as a gain, which is positive where it is good."""
+    if study.setup.higher_is_better:
+        return gap
+    return gap._replace(mean=-gap.mean, low=-gap.high, high=-gap.low)
+
+
+def savings_text(results: Results) -> str:
+    """Say what pruning has saved, of the samples and of the time."""
+    seen = statistics.mean(map(share_of, results[OURS].values()))
+    text = f'InfoBatch saves {1 - seen:.0%} of the samples'
+    seconds = saved_shares(results, 'train_seconds') if ALL in results else []
+    if not seconds:
+        return f'{text}.'
+    saved = statistics.mean(seconds)
+    if saved < 0:
+        return f'{text} and takes {-saved:.0%} more time.'
+    return f'{text} and {saved:.0%} of the time.'
+
+
+def form_of(results: Results) -> str:
+    """Return the format of a metric: two digits of points, four of shares."""
+    values = (
+        abs(r['value']) for runs in results.values() for r in runs.values()
+    )
+    return '.2f' if max(values) > 2 else '.4f'
+
+
+def _all_data_text(
+    study: Study, against: dict[str, Paired], results: Results
+) -> str:
+    if ALL not in against:
+        return 'Against all data: not run.'
+    gap, form = against[ALL], f'+{form_of(results)}'
+    found = judge(gain_of(study, gap)) or 'one seed: no verdict'
+    text = f'{study.setup.metric} against all data: {interval(gap, form)}'
+    return f'{text}, {found} ({_seeds(gap.seeds)}).'
+
+
+def _controls_text(
+    study: Study, title: str, arms: Sequence[str], against: dict[str, Paired]
+) -> str:
+    """Say what InfoBatch is to some arms: better, alike, worse."""
+    found = {arm: judge(gain_of(study, against[arm])) for arm in arms}
+    parts = [
+        f'{words} {_listed(named)}'
+        for kind, words in WORDS.items()
+        if (named := [arm for arm in arms if found[arm] == kind])
+    ]
+    if single := [arm for arm in arms if not found[arm]]:
+        parts.append(f'no verdict from one seed on {_listed(single)}')
+    return f'{title}: {"; ".join(parts) or "nothing was run"}.'
+
+
+def _seeds_text(study: Study, against: dict[str, Paired]) -> str:
+    """Say how many more seeds would decide what is not decided."""
+    deviation = pooled_deviation([*against.values()])
+    parts = []
+    for arm, gap in against.items():
+        if judge(gain_of(study, gap)) in (BETTER, WORSE):
+            continue
+        more = seeds_to_decide(gap, deviation)
+        parts.append(f'{f"about {more}" if more else "over 100"} for {arm}')
+    if not parts:
+        return ''
+    return (
+        'More seeds that would decide, if the differences stay as they are: '
+        f'{", ".join(parts)}.'
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    *first, last = names
+    return f'{", ".join(first)} and {last}' if first else last
+
+
+def _seeds(count: int) -> str:
+    return f'{count} seed{"s" * (count != 1)}'
+
+
+# The files
+
+
+def comparison_table(study: Study, results: Results) -> str:
+    """Return each arm's metric, cost and difference, and what InfoBatch is."""
+    form = form_of(results)
+    head = f'arm, seeds, {study.setup.metric}, difference to `{ALL}`, samples'
+    rows = [[*f'{head}, hours'.split(', '), f'`{OURS}` less it', 'is']]
+    for arm, runs in results.items():
+        to_all = differences(results, arm, ALL) if arm != ALL else []
+        gap = gap_to(results, arm) if arm != OURS else None
+        shares = [share_of(run) for run in runs.values()]
+        hours = [run['train_seconds'] / 3600 for run in runs.values()]
+        rows.append(
+            [
+                f'`{arm}`',
+                str(len(runs)),
+                spread((run['value'] for run in runs.values()), form),
+                interval(paired(to_all), f'+{form}') if to_all else '',
+                f'{statistics.mean(shares):.1%}',
+                f'{statistics.mean(hours):.3g}',
+                interval(gap, f'+{form}') if gap else '',
+                judge(gain_of(study, gap)) if gap else '',
+            ]
+        )
+    return table(rows)
+
+
+def as_json(
+    study: Study, results: Results, config: str, verdict: str | None
+) -> dict[str, Any]:
+    """Return what `compare.json` holds.
+
+    Its differences are those of InfoBatch to every other arm, and of every
+    arm to all data; from one seed they have no ends of an interval.
+    """
+    pairs = [(OURS, arm) for arm in results if arm != OURS]
+    pairs += [(arm, ALL) for arm in results if arm not in (OURS, ALL)]
+    cells = [(arm, seed) for arm, runs in results.items() for seed in runs]
+    return dict(
+        config=config,
+        metric=study.setup.metric,
+        higher_is_better=study.setup.higher_is_better,
+        length=study.setup.length,
+        policy=policy_of(study),
+        verdict=verdict,
+        cells=[
+            _cell_json(study, study.cell(*cell), results[cell[0]][cell[1]])
+            for cell in cells
+        ],
+        differences=[
+            dict(arm=pair[0], against=pair[1], **_gap_json(paired(found)))
+            for pair in pairs
+            if (found := differences(results, *pair))
+        ],
+    )
+
+
+def _cell_json(study: Study, cell: Cell, run: Result) -> dict[str, Any]:
+    return dict(
+        arm=cell.arm,
+        seed=cell.seed,
+        work_dir=study.folder(cell).relative_to(study.work_dir).as_posix(),
+        value=run['value'],
+        samples_share=share_of(run),
+        train_seconds=run['train_seconds'],
+        at_cost_of=study.arms[cell.arm].at_cost_of,
+    )
+
+
+def _gap_json(gap: Paired) -> dict[str, float | None]:
+    is_known = gap.seeds > 1
+    return dict(
+        mean=gap.mean,
+        low=gap.low if is_known else None,
+        high=gap.high if is_known else None,
+        n=gap.seeds,
+    )
+
+
+def policy_of(study: Study) -> str:
+    """Return the pruning policy of a study, as its log names it."""
+    cfg = config_of(study, study.cell(OURS, 0), ALL_DATA)
+    return repr(InfoBatchHook(**hook_settings(cfg)).policy)
+
+
+def write(study: Study, results: Results, config: str) -> str:
+    """Write `compare.json`, and a table in Markdown.
+
+    Args:
+        study (Study): The study.
+        results (Results): Its cells that were asked for.
+        config (str): What the user calls the config.
+
+    Returns:
+        str: The verdict, or why there is none.
+    """
+    verdict = verdict_text(study, results)
+    said = verdict or f'{ONE_SEED} {savings_text(results)}'
+    text = json.dumps(as_json(study, results, config, verdict), indent=2)
+    (study.work_dir / JSON_FILE).write_text(text + '\n')
+    words = [f'- `{arm}`: {study.arms[arm].words}' for arm in results]
+    parts = [f'# {config}', said, comparison_table(study, results)]
+    parts += ['\n'.join(words), *filter(None, [pilot_text(study)])]
+    page = study.work_dir / TABLE_FILE
+    page.write_text('\n\n'.join(parts) + '\n', encoding='utf-8')
+    return said
+
+
+def write_page(work_dir: Path) -> Path:
+    """Write the page about what :func:`write` has left in a folder.
+
+    Needs jinja2 and matplotlib.
+    """
+    from ..report.page import write_comparison
+
+    return write_comparison(work_dir)
