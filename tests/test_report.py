@@ -751,6 +751,19 @@ def test_the_clock_of_a_pruned_run_by_hand(tmp_path):
     assert results.clock_at(fake(tmp_path / 'stock', 0, []), [7]) == [7]
 
 
+def test_curves_over_the_clock_are_at_its_ticks(tmp_path):
+    lines = [train_line(5), {**val_line(5), 'mIoU': 7.0}]
+    for step, clock in ((5, 20), (10, 40)):
+        scalars = {'infobatch/clock': clock, 'infobatch/kept_ratio': 0.5}
+        lines.append({**scalars, 'step': step})
+        lines += [train_line(step + 5), {**val_line(step + 5), 'mIoU': 9.0}]
+    write(tmp_path, lines)
+    alts = [i['alt'] for i in Page(report.render(tmp_path)).images]
+    # The round under way goes on as fast as the one before.
+    assert 'from 7 at 20 to 9 at 60' in alts[2]
+    assert 'learning rate over clock' in alts[3]
+
+
 def test_an_old_run_has_no_clock(tmp_path):
     write(tmp_path, [round_line(0), train_line(10), val_line(10)])
     page = Page(report.render(tmp_path))

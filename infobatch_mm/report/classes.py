@@ -48,9 +48,10 @@ def class_table(shown: Comparison, names: Sequence[str]) -> Classes | str:
     base = next((arm for arm in ranked if arm and _has_classes(arm)), None)
     if base is None:
         return NO_CLASSES
-    others = [
-        arm for arm in shown.arms if arm is not base and _has_classes(arm)
-    ]
+    others = [a for a in shown.arms if a is not base and _has_classes(a)]
+    # First what the page is about: a narrow screen shows that without
+    # scrolling.
+    others.sort(key=lambda arm: arm is not shown.subject)
     tables = [_named(run, names) for run in base.runs if run.tables]
     main = compared_metric(tables[0])
     known = list(next(iter(tables[0].values())))
