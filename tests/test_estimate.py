@@ -18,7 +18,7 @@ from infobatch_mm.commands import rank
 from infobatch_mm.estimate import Budget, Schedule
 from infobatch_mm.pacing import Dealing
 from infobatch_mm.pruning.registry import build_policy
-from infobatch_mm.report import ranking
+from infobatch_mm.report import samples
 from infobatch_mm.report.runs import last_start
 from infobatch_mm.report.samples import State
 
@@ -435,7 +435,7 @@ def test_without_its_data_there_are_indices(
     text = (last_start(work_dir) / 'vis_data/config.py').read_text()
     assert old in text
     changed = toys.Config.fromstring(text.replace(old, new), '.py')
-    monkeypatch.setattr(ranking.runs, 'config', lambda folder: changed)
+    monkeypatch.setattr(samples.runs, 'config', lambda folder: changed)
     rows, notes = read(capsys, work_dir)
     assert len(notes) == 2
     assert 'by their index alone' in notes[1] and reason in notes[1]
@@ -444,23 +444,23 @@ def test_without_its_data_there_are_indices(
 
 
 def test_a_path_that_is_not_what_was_trained_on_is_left_out(run):
-    found = ranking.read(run[0])
+    found = samples.read(run[0])
     numbers = found.state.identities.clone()
     numbers[5] += 1
     state = found.state._replace(identities=numbers)
     found = found._replace(state=state)
-    paths = [row['path'] for row in ranking.rows(found, range(24))]
+    paths = [row['path'] for row in samples.rows(found, range(24))]
     assert [i for i, path in enumerate(paths) if path is None] == [5]
 
 
 def test_samples_without_a_score_come_last():
     nan = torch.nan
     state = State(torch.tensor([1.0, nan, 3.0, 1.0, nan]), None, 1)
-    assert ranking.order(state) == [2, 0, 3, 1, 4]
-    assert ranking.order(state, hardest_first=False) == [0, 3, 2, 1, 4]
-    found = ranking.Ranking(state, None, [])
-    [row] = ranking.rows(found, [1])
-    assert row == dict.fromkeys(ranking.COLUMNS) | dict(rank=1, index=1)
+    assert samples.order(state) == [2, 0, 3, 1, 4]
+    assert samples.order(state, hardest_first=False) == [0, 3, 2, 1, 4]
+    found = samples.Ranking(state, None, [])
+    [row] = samples.rows(found, [1])
+    assert row == dict.fromkeys(samples.COLUMNS) | dict(rank=1, index=1)
 
 
 @pytest.mark.parametrize('stock', [True, False], ids=['stock', 'no-run'])
