@@ -22,8 +22,7 @@ from infobatch_mm.compare.tables import (
 )
 from infobatch_mm.records import read_json_lines
 
-from . import suites
-from .blocks import replace_block, write_block
+from . import replace_block, suites, write_block
 from .map import draw_map, map_table, prediction_table
 from .suites import ARMS, HERE, MAP, PLANNED_ARMS, ROOT, SUITES
 

@@ -5,8 +5,16 @@ import os
 
 import pytest
 
-from benchmarks import __main__, blocks, report, suites
-from benchmarks.blocks import is_current, read_block
+from benchmarks import (
+    __main__,
+    is_current,
+    markers,
+    read_block,
+    replace_block,
+    report,
+    suites,
+    write_block,
+)
 from benchmarks.map import draw_map, map_table, prediction_table
 from infobatch_mm.compare.cells import budget_for, config_of
 from infobatch_mm.compare.setup import config_hash, stock_config
@@ -48,6 +56,26 @@ def test_finished_cells_are_those_of_todays_configs(suite):
         k: b for k, (_, b) in found.items()
     }
     assert len(found) == len(lines) > 0  # each line is a cell of its own
+
+
+@pytest.mark.parametrize(
+    'suite',
+    [pytest.param(s, marks=needs(s)) for s in ('digits', 'camvid', 'cifar10')],
+)
+def test_small_batches_cost_what_pruning_did(suite):
+    study = suites.study(suite)
+    finished = study.finished()
+    pruned = finished['infobatch'][0]
+    cell = study.cell('small-batch', 0)
+    cfg = config_of(study, cell, budget_for(study, cell, finished))
+    batch = cfg.train_dataloader.batch_size
+    if 'max_epochs' in cfg.train_cfg:
+        samples = cfg.train_cfg.max_epochs * pruned['dataset_size']
+    else:
+        samples = cfg.train_cfg.max_iters * batch
+    assert samples == pytest.approx(pruned['samples_seen'], rel=0.012)
+    steps = finished['full'][0]['iters']
+    assert samples / batch == pytest.approx(steps, rel=0.5 / batch + 0.01)
 
 
 def test_there_are_as_many_cells_as_ever():
@@ -180,32 +208,32 @@ TEXT = 'one\n<!-- begin: x -->\nold\n<!-- end: x -->\ntwo\n'
 
 
 def test_a_block_is_replaced_and_read():
-    text = blocks.replace_block(TEXT, 'x', '| a |\n|---|\n')
+    text = replace_block(TEXT, 'x', '| a |\n|---|\n')
     assert text == (
         'one\n<!-- begin: x -->\n| a |\n|---|\n<!-- end: x -->\ntwo\n'
     )
-    assert blocks.read_block(text, 'x') == '| a |\n|---|'
-    assert blocks.replace_block(text, 'x', '| a |\n|---|') == text
+    assert read_block(text, 'x') == '| a |\n|---|'
+    assert replace_block(text, 'x', '| a |\n|---|') == text
 
 
-@pytest.mark.parametrize('marker', blocks.markers('x'))
+@pytest.mark.parametrize('marker', markers('x'))
 @pytest.mark.parametrize('twice', [False, True])
 def test_a_marker_that_is_missing_or_twice_is_named(marker, twice):
     text = TEXT + marker if twice else TEXT.replace(marker, '')
     with pytest.raises(ValueError, match=f'{marker!r} stands {2 * twice} ti'):
-        blocks.replace_block(text, 'x', 'new')
+        replace_block(text, 'x', 'new')
 
 
 def test_markers_in_the_wrong_order_are_refused():
-    begin, end = blocks.markers('x')
+    begin, end = markers('x')
     with pytest.raises(ValueError, match='stands before'):
-        blocks.replace_block(end + begin, 'x', 'new')
+        replace_block(end + begin, 'x', 'new')
 
 
 def test_a_file_is_written_and_found_current(tmp_path):
     path = tmp_path / 'some.md'
     path.write_text(TEXT)
-    assert not blocks.is_current(path, 'x', 'new')
-    blocks.write_block(path, 'x', 'new')
-    assert blocks.is_current(path, 'x', 'new\n')
+    assert not is_current(path, 'x', 'new')
+    write_block(path, 'x', 'new')
+    assert is_current(path, 'x', 'new\n')
     assert path.read_text() == TEXT.replace('old', 'new')

@@ -373,7 +373,7 @@ def test_a_pruned_run_makes_all_steps_and_resumes_exactly(tmp_path):
     assert summary['saved_ratio'] > 0.1
     # In the middle of the second round, which prunes.
     name = str(tmp_path / 'whole/iter_6.pth')
-    resumed = train(
+    resumed = train_small(
         tmp_path / 'again',
         policy=policy,
         resume=True,

@@ -26,9 +26,10 @@ from mmengine.hooks import Hook
 from mmengine.registry import DATASETS, HOOKS, MODELS
 from processes import Child
 
-from infobatch_mm import commands, extras, scores
+from infobatch_mm import commands, scores
 from infobatch_mm.commands import ending, prepare, report, running, train
 from infobatch_mm.commands import test as test_command
+from infobatch_mm.host.packages import require
 from infobatch_mm.rescale import scale_gradient
 from infobatch_mm.scores import ScoreBoard
 
@@ -607,7 +608,7 @@ def test_an_error_of_ours_is_one_line(capsys):
         pytest.raises(SystemExit) as stopped,
         ending.in_one_line(parser, only=ending.is_ours),
     ):
-        extras.require('no_such_package', 'things')
+        require('no_such_package', 'things')
     assert stopped.value.code == 2
     assert capsys.readouterr().err == (
         'infobatch train: error: no_such_package is not installed, and this '

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import report
-from benchmarks.blocks import is_current
+from benchmarks import is_current, report
 from infobatch_mm import InfoBatchHook
 from infobatch_mm.commands import COMMANDS
 

@@ -18,7 +18,7 @@ from infobatch_mm.commands import rank
 from infobatch_mm.estimate import Budget, Schedule
 from infobatch_mm.pacing import Dealing
 from infobatch_mm.pruning.registry import build_policy
-from infobatch_mm.report import ranking
+from infobatch_mm.report import samples
 from infobatch_mm.report.runs import last_start
 from infobatch_mm.report.samples import State
 
@@ -205,6 +205,12 @@ def say(capsys, *arguments):
 
 def test_policies_stand_beside_each_other(stock, capsys):
     text, rows = say(capsys, stock)
+    text, batches = text.split("pacing='smaller_batches'")
+    assert "pacing='fewer_steps'" in text
+    # Each table has the same lines.
+    assert [row[:2] for row in rows[:6]] == [row[:2] for row in rows[6:]]
+    assert [row[4] for row in rows[6:]] == ['48'] * 6
+    rows, text = rows[:6], batches
     assert rows[0] == ['all data', '-', '8', '0', '48', '192', '0.0%']
     assert [row[0] for row in rows[1:]] == [
         *['InfoBatchPolicy'] * 3,
@@ -221,9 +227,8 @@ def test_policies_stand_beside_each_other(stock, capsys):
 def test_the_options_are_those_of_train(stock, capsys):
     flags = ['policy.type=RandomPolicy', 'policy.prune_ratio=0.5', 'delta=1']
     _, rows = say(capsys, stock, '--infobatch-options', *flags)
-    assert [row[2:] for row in rows[1:]] == [
-        ['8', '7', '27', '108', f'{1 - 108 / 192:.1%}']
-    ]
+    for row, iters in zip(rows[1::2], ['27', '48'], strict=True):
+        assert row[2:] == ['8', '7', iters, '108', f'{1 - 108 / 192:.1%}']
 
 
 def test_samples_and_processes_can_be_given(stock, capsys):
@@ -240,8 +245,8 @@ def test_a_pilot_trains_some_rounds(stock, tmp_path, capsys):
     kept = re.findall(r'round \d: kept (\S+)%', text)
     assert kept[0] == '100.0' and 50 <= float(kept[1]) < 100
     # The share below the mean is that of the pilot, for all policies.
-    [share] = {row[1] for row in rows[1:]}
-    assert len(rows) == 4 and 0 < int(share[:-1]) < 100
+    [share] = {row[1] for row in rows if row[0] != 'all data'}
+    assert len(rows) == 8 and 0 < int(share[:-1]) < 100
     counts = re.findall(r'^ .* to \S+ +(\d+)', text, re.MULTILINE)
     assert sum(map(int, counts)) == 24
     assert sorted(tmp_path.rglob('*')) == before
@@ -258,7 +263,14 @@ def test_smaller_batches(stock, capsys):
     # The second round of the pilot took less than a batch of four a step.
     [first, second] = re.findall(r'kept (\S+)%, \S+ s an iteration', text)
     assert first == '100.0' and 50 <= float(second) < 100
-    assert 'schedules, file names and logs' in text
+
+
+def test_a_pacing_that_could_not_prune_says_so(stock, capsys):
+    flags = ['--cfg-options', 'train_dataloader.batch_size=2']
+    text, rows = say(capsys, stock, *flags)
+    assert len(rows) == 6
+    reason = text.split("pacing='smaller_batches'\n")[1]
+    assert reason.startswith('train_dataloader.batch_size is 2 and')
 
 
 def test_a_pilot_by_iterations(tmp_path, capsys):
@@ -423,7 +435,7 @@ def test_without_its_data_there_are_indices(
     text = (last_start(work_dir) / 'vis_data/config.py').read_text()
     assert old in text
     changed = toys.Config.fromstring(text.replace(old, new), '.py')
-    monkeypatch.setattr(ranking.runs, 'config', lambda folder: changed)
+    monkeypatch.setattr(samples.runs, 'config', lambda folder: changed)
     rows, notes = read(capsys, work_dir)
     assert len(notes) == 2
     assert 'by their index alone' in notes[1] and reason in notes[1]
@@ -432,23 +444,23 @@ def test_without_its_data_there_are_indices(
 
 
 def test_a_path_that_is_not_what_was_trained_on_is_left_out(run):
-    found = ranking.read(run[0])
+    found = samples.read(run[0])
     numbers = found.state.identities.clone()
     numbers[5] += 1
     state = found.state._replace(identities=numbers)
     found = found._replace(state=state)
-    paths = [row['path'] for row in ranking.rows(found, range(24))]
+    paths = [row['path'] for row in samples.rows(found, range(24))]
     assert [i for i, path in enumerate(paths) if path is None] == [5]
 
 
 def test_samples_without_a_score_come_last():
     nan = torch.nan
     state = State(torch.tensor([1.0, nan, 3.0, 1.0, nan]), None, 1)
-    assert ranking.order(state) == [2, 0, 3, 1, 4]
-    assert ranking.order(state, hardest_first=False) == [0, 3, 2, 1, 4]
-    found = ranking.Ranking(state, None, [])
-    [row] = ranking.rows(found, [1])
-    assert row == dict.fromkeys(ranking.COLUMNS) | dict(rank=1, index=1)
+    assert samples.order(state) == [2, 0, 3, 1, 4]
+    assert samples.order(state, hardest_first=False) == [0, 3, 2, 1, 4]
+    found = samples.Ranking(state, None, [])
+    [row] = samples.rows(found, [1])
+    assert row == dict.fromkeys(samples.COLUMNS) | dict(rank=1, index=1)
 
 
 @pytest.mark.parametrize('stock', [True, False], ids=['stock', 'no-run'])

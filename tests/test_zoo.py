@@ -18,7 +18,7 @@ from mmseg.models.decode_heads import FCNHead
 from mmseg.registry import MODELS
 from yapf.yapflib import yapf_api
 
-from benchmarks.blocks import markers
+from benchmarks import markers
 from zoo import check as zoo_check
 from zoo import judge, package, record, report, tables
 from zoo.__main__ import main

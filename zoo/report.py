@@ -10,7 +10,7 @@ from pathlib import Path
 from textwrap import fill, shorten
 from typing import NamedTuple
 
-from benchmarks.blocks import markers, replace_block
+from benchmarks import markers, replace_block
 from zoo.record import (
     EXTRAS,
     FAMILIES,

@@ -31,9 +31,8 @@ from .ending import in_one_line, is_ours
 ARMS = 'full', 'short', 'short-lr', 'small-batch', 'random'
 DESCRIPTION = """\
 Find out whether pruning pays on a config: train it as several arms with
-several seeds each, and compare what they reach and what they cost. Without
-pruning, a shorter schedule or smaller batches save just as much: whether
-pruning is better than those is what this tells.
+several seeds each, and compare what they reach at what cost. A shorter
+schedule or smaller batches save as much without pruning: is it better?
 """
 EPILOG = """\
 arms (infobatch is always trained, since the others are compared with it):
@@ -45,10 +44,9 @@ schedule counts in epochs, short is rounded to whole ones. small-batch rounds
 its batch size, and makes up for that by the length of its schedule; in epochs
 that is as short as for short, with the iterations of the full run.
 
-What a config has to have: a validation with the metric that counts. Its value
-at the last validation is compared. A config that prunes already is taken
-apart: its options are those of infobatch, the other arms train its stock
-form.
+What is compared is the metric at the last validation. A config that prunes
+already is taken apart: its options are those of infobatch, the other arms
+train its stock form.
 
 The hours: unless --seconds says what a run takes, ten iterations are trained
 and one validation is made first (which also shows that the config trains and
@@ -59,17 +57,16 @@ are lines of WORK_DIR/cells.jsonl and are not trained again, and one that was
 cut off goes on from its last checkpoint, when the same command is given
 again. More seeds or arms later train only what is missing. A run keeps its
 last checkpoint only, unless the config sets max_keep_ckpts. Results are in
-WORK_DIR/compare.json, WORK_DIR/compare.md and a page.
+compare.json, compare.md and report.html of WORK_DIR.
 
 What it says at the end: the samples and the time saved (time only means
 something if nothing else ran beside, so with --jobs 1 on CPUs); the
 difference to all data, seed by seed, with its 90 % t interval; whether
 infobatch is better or worse than each arm (the interval excludes 0) or
-indistinguishable; and about how many more seeds would decide. One seed gives
-no verdict.
+indistinguishable; and about how many more seeds would decide, with a chance
+of 80 % if the differences stay as they are. One seed gives no verdict.
 
 examples:
-  infobatch compare my_config.py --seeds 3
   infobatch compare my_config.py --length 0.25 --seeds 2 --arms full short
   infobatch compare mmseg::upernet/upernet_r50_4xb4-160k_ade20k-512x512.py \\
       --launcher pytorch --gpus 4 --infobatch-options pacing=smaller_batches
@@ -214,14 +211,14 @@ def _ended_by_sigterm() -> Iterator[None]:
 def run_cells(study: Study, done: int, todo: Sequence[Cell], jobs: int) -> int:
     """Train what is missing, with a progress bar; return how many are left."""
     left = len(todo)
-    columns = (
-        progress.TextColumn('runs'),
+    with progress.Progress(
         progress.BarColumn(),
         progress.MofNCompleteColumn(),
+        progress.TextColumn('runs'),
         progress.TimeElapsedColumn(),
         progress.TimeRemainingColumn(),
-    )
-    with progress.Progress(*columns, console=Console(stderr=True)) as bar:
+        console=Console(stderr=True),
+    ) as bar:
         task = bar.add_task('', total=done + left, completed=done)
         for cell, result in run_all(study, todo, jobs):
             if isinstance(result, BaseException):
@@ -293,11 +290,8 @@ def compare(args: argparse.Namespace, study: Study, cells: list[Cell]) -> int:
     study, todo = ready
     left = run_cells(study, len(cells) - len(todo), todo, args.jobs)
     if left:
-        print(
-            f'{left} runs failed or wait for one that did; the same command '
-            'tries them again',
-            file=sys.stderr,
-        )
+        text = 'runs failed or wait for one that did; the same command tries'
+        print(f'{left} {text} them again', file=sys.stderr)
     results = summary.asked_for(study.finished(), cells)
     if summary.OURS in results:
         print(f'\n{summary.write(study, results, args.config)}', flush=True)
@@ -313,10 +307,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
         for package in ('scipy', 'jinja2', 'matplotlib'):
             require(package, 'compare')
         if not args.yes and not sys.stdin.isatty():
-            raise ValueError(
-                'there is no terminal on which to ask whether to begin: give '
-                '--yes'
-            )
+            raise ValueError('no terminal to ask whether to begin: give --yes')
         study, cells = load_study(args)
     with in_one_line(parser, only=is_ours), _ended_by_sigterm():
         try:

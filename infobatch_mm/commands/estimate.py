@@ -3,7 +3,8 @@
 import argparse
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from textwrap import fill
+from typing import Any, NamedTuple
 
 from mmengine.config import Config
 from rich.console import Console
@@ -13,7 +14,7 @@ from .. import estimate
 from ..config import enable, hook_settings, nested_options
 from ..estimate import Budget, Case, Row
 from ..hook import InfoBatchHook
-from ..pacing import SMALLER_BATCHES, Dealing
+from ..pacing import PACINGS, SMALLER_BATCHES, Dealing
 from ..pruning import NoPruningPolicy, PruningPolicy
 from ..pruning.registry import build_policy
 from ..report.samples import build_dataset
@@ -28,18 +29,17 @@ POLICIES: tuple[dict[str, Any], ...] = (
     dict(type='RandomPolicy', prune_ratio=0.5),
 )
 EPILOG = """\
-What is exact: QuantilePolicy, RandomPolicy and any policy that is told what to
-keep (policy.keep=0.7) keep the same share whatever the scores are, so their
-iterations are those that a run will have (unless scores are tied, or missing:
-in a run by iterations, the remainder of the first pass that makes no whole
-batch has no score in the second round, and is kept).
-InfoBatchPolicy without keep prunes below the mean, and which share of the
-samples that is shows only in training: there is a line for each of 50, 60 and
-70 %, and with --pilot one for the scores of your data after so many rounds,
-which may change later. With pacing=smaller_batches a run has the iterations of
-the stock run, with fewer samples each; how much less time such a step takes
-depends on the device, so no hours are given. What pruning costs in accuracy,
-nothing here says.
+What is exact: QuantilePolicy and RandomPolicy keep the same share whatever the
+scores are, so their iterations are those that a run will have (unless scores
+are tied, or missing: in a run by iterations, the remainder of the first pass
+that makes no whole batch has no score in the second round, and is kept).
+InfoBatchPolicy prunes below the mean, and which share of the samples that is
+shows only in training: there is a line for each of 50, 60 and 70 %, and with
+--pilot one for the scores of your data after so many rounds, which may change
+later. There is a table for each pacing, unless --infobatch-options asks for
+one. With smaller_batches a run has the iterations of the stock run, with fewer
+samples each; how much less time such a step takes depends on the device, so no
+hours are given. What pruning costs in accuracy, nothing here says.
 """
 
 
@@ -209,7 +209,7 @@ def dealing_lines(
         yield f'  {policy}, {share}: {sizes} of {full}'
 
 
-def clock_lines(cfg: Config, *, is_dealt: bool) -> Iterator[str]:
+def clock_lines(cfg: Config) -> Iterator[str]:
     """Yield what the clock does to validation and checkpoints."""
     loop = cfg.train_cfg
     by_epoch = loop.get('max_epochs') is not None
@@ -224,55 +224,80 @@ def clock_lines(cfg: Config, *, is_dealt: bool) -> Iterator[str]:
             f'Checkpoints: every {saves["interval"]:,} {unit} of the '
             'full-data run.'
         )
-    if is_dealt:
-        yield (
-            'An iteration is one of the full-data run, so schedules, file '
-            'names and logs\nare as without pruning too.'
-        )
-        return
     yield (
         'Both are as many as without pruning, at the same progress: an epoch '
         'is a round,\nand iterations are counted on the full-data clock. File '
-        'names and logs have the\nreal iterations, which are fewer.'
+        'names and logs have the\nreal iterations: fewer with fewer steps, as '
+        'many with smaller batches.'
     )
+
+
+class Run(NamedTuple):
+    """What a pacing is estimated of."""
+
+    hook: InfoBatchHook
+    policies: Sequence[PruningPolicy]
+    budget: Budget
+    gpus: int
+    cases: Sequence[Case]
+    pace: float  # seconds of an iteration, 0 if not known
+
+
+def show_pacing(pacing: str, run: Run) -> None:
+    """Print the table of a pacing.
+
+    Raises:
+        ValueError: If it could prune nothing.
+    """
+    budget, is_dealt = run.budget, pacing == SMALLER_BATCHES
+    dealing = dealing_of(run.hook, budget, run.gpus) if is_dealt else None
+    rows = [
+        *estimate.schedules(
+            run.policies,
+            run.cases,
+            budget,
+            warmup_rounds=run.hook.warmup_rounds,
+            dealing=dealing,
+        )
+    ]
+    full = Row('all data', '-', estimate.full_schedule(budget))
+    # How long a smaller iteration takes is not known.
+    Console().print(table([full, *rows], 0.0 if is_dealt else run.pace))
+    if dealing:
+        print(*dealing_lines(dealing, budget.samples, rows), sep='\n')
 
 
 def report(
     cfg: Config, args: argparse.Namespace, found: pilot.Pilot | None
 ) -> None:
     """Print the estimate of a pruned config."""
-    total = args.samples or count_samples(cfg)
-    budget = budget_of(cfg, args.gpus, total)
+    budget = budget_of(cfg, args.gpus, args.samples or count_samples(cfg))
     settings = hook_settings(cfg)
     hook = InfoBatchHook(**settings)
-    is_dealt = hook.pacing == SMALLER_BATCHES
-    dealing = dealing_of(hook, budget, args.gpus) if is_dealt else None
     made = policies(settings, hook.delta)
+    # The pilot has not measured an iteration on several processes.
+    pace = found.seconds if found and args.gpus == 1 else 0.0
     scores = cases(budget.samples, found)
-    rows = [
-        *estimate.schedules(
-            made,
-            scores,
-            budget,
-            warmup_rounds=hook.warmup_rounds,
-            dealing=dealing,
-        )
-    ]
-    # Not measured: an iteration on several processes, or a smaller one.
-    is_timed = found is not None and args.gpus == 1 and not is_dealt
-    pace = found.seconds if found and is_timed else 0.0
-    full = Row('all data', '-', estimate.full_schedule(budget))
+    run = Run(hook, made, budget, args.gpus, scores, pace)
     print(
         f'{args.config}: {budget.samples:,} samples, '
         f'{budget.batch_size:,} a step'
     )
-    Console().print(table([full, *rows], pace))
+    asked = settings.get('pacing')
+    for pacing in [asked] if asked else PACINGS:
+        print(f'\npacing={pacing!r}')
+        try:
+            show_pacing(pacing, run)
+        except ValueError as error:
+            if asked:
+                raise
+            print(fill(str(error), 79))
     print(
+        '',
         *map(repr, made),
-        *(dealing_lines(dealing, budget.samples, rows) if dealing else ()),
         *(pilot.lines(found) if found else ()),
         *memory_lines(budget.samples),
-        *clock_lines(cfg, is_dealt=is_dealt),
+        *clock_lines(cfg),
         sep='\n',
     )
 

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..report import ranking
+from ..report import samples
 from .ending import in_one_line, is_ours
 from .running import positive
 
@@ -70,12 +70,12 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     parser = build_parser(prog)
     args = parser.parse_args(argv)
     with in_one_line(parser, only=is_ours):
-        found = ranking.read(args.work_dir)
+        found = samples.read(args.work_dir)
     for note in found.notes:
         print(f'{parser.prog}: {note}', file=sys.stderr)
-    order = ranking.order(found.state, hardest_first=args.order == 'hardest')
-    table = ranking.rows(found, order[: args.top])
-    write = ranking.write_csv if args.format == 'csv' else ranking.write_jsonl
+    order = samples.order(found.state, hardest_first=args.order == 'hardest')
+    table = samples.rows(found, order[: args.top])
+    write = samples.write_csv if args.format == 'csv' else samples.write_jsonl
     if args.out is None:
         write(table, sys.stdout)
         return

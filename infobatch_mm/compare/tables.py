@@ -185,6 +185,7 @@ def mean_variance_ratio(results: Results, arm: str = 'infobatch') -> float:
 
 # Every picture gives an arm the same colour.
 COLORS = dict(infobatch='C0', full='C1', random='C2', short='C3')
+COLORS |= {'small-batch': 'C4', 'infobatch-small-batch': 'C5'}
 
 
 def new_figure(width: float, height: float) -> 'Figure':
@@ -236,7 +237,7 @@ def draw_curves(axis: 'Axes', results: Results) -> None:
 
 def draw_kept(axis: 'Axes', results: Results) -> None:
     """Draw the share kept in each round of the first seed."""
-    for arm in ('infobatch', 'random'):
+    for arm in ('infobatch', 'random', 'infobatch-small-batch'):
         if arm in results:
             rounds = next(iter(results[arm].values()))['rounds']
             axis.plot(
@@ -259,11 +260,12 @@ def draw_classes(
 ) -> None:
     """Draw which classes gain or lose, with their 90 % intervals."""
     arms = [arm for arm in results if arm != 'full']
-    for shift, arm in enumerate(arms):
+    for number, arm in enumerate(arms):
+        offset = 0.75 * ((number + 0.5) / len(arms) - 0.5)
         gaps = [class_gap(results, arm, name) for name in classes]
         axis.errorbar(
             [gap.mean for gap in gaps],
-            [row + 0.25 * (shift - 1) for row in range(len(classes))],
+            [row + offset for row in range(len(classes))],
             xerr=[
                 [gap.mean - gap.low for gap in gaps],
                 [gap.high - gap.mean for gap in gaps],
