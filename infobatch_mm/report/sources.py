@@ -23,7 +23,8 @@ SEED_SUFFIX = re.compile(r'([-_.]s|[-_.]?seed)?[-_.]?$')
 
 PILOT = (
     'A pilot on {:.0%} of the schedule: take no verdict from it for all of '
-    'it, since both what pruning loses and what it gains change with the length.'
+    'it, since both what pruning loses and what it gains change with the '
+    'length.'
 )
 
 Named = tuple[
