@@ -22,8 +22,9 @@ STARTS = ('resume', 'launcher', 'log_level')
 SEED_SUFFIX = re.compile(r'([-_.]s|[-_.]?seed)?[-_.]?$')
 
 PILOT = (
-    'A pilot on {:.0%} of the schedule: take no verdict from it for all, '
-    'since both what pruning loses and what it gains change with the length.'
+    'A pilot on {:.0%} of the schedule: take no verdict from it for all of '
+    'it, since both what pruning loses and what it gains change with the '
+    'length.'
 )
 
 Named = tuple[
