@@ -407,7 +407,8 @@ def completion():
         (['prepare', 'cam'], {'camvid'}),
         (['prepare', 'camvid', 'small_con'], {'small_config.py'}),
     ],
-    ids=' '.join,
+    # In words of their own, since sets have no order.
+    ids=lambda each: ' '.join(sorted(each)),
 )
 def test_a_shell_completes(words, found, completion, config):
     done = subprocess.run(

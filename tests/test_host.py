@@ -213,7 +213,7 @@ def test_an_installed_package_that_fails_says_why(tmp_path, monkeypatch):
 
 PACKAGE = Path(__file__).parents[1] / 'infobatch_mm'
 # Private names of the standard library that stand in annotations.
-STANDARD = {'_SubParsersAction'}
+STANDARD = {'_SubParsersAction', '_actions'}
 HOSTS = ('torch', 'mmengine', 'mmcv', 'mmseg', 'mmpretrain', 'mmdet')
 
 # Where the name is looked up, the name, and, of a method that is replaced or
@@ -337,6 +337,7 @@ def own_names() -> frozenset[str]:
                 names.add(node.name)
             elif isinstance(node, ast.Assign | ast.AnnAssign):
                 targets = getattr(node, 'targets', None) or [node.target]
+                targets = [part for t in targets for part in ast.walk(t)]
                 names |= {
                     target.attr
                     for target in targets
