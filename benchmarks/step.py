@@ -230,7 +230,8 @@ def measure(
     steps = Steps(name, batch_size, device, score, loss)
     stock, pruned = in_turn((steps.stock, steps.pruned), pairs, steps.device)
     size = round(kept * batch_size)
-    kept = size / batch_size
+    ratios = [b / a for a, b in zip(stock, pruned, strict=True)]
+    saved = time_saved(steps, size, pairs, median(ratios))
     inputs = steps.loss_inputs()
 
     def losses() -> None:
@@ -251,7 +252,6 @@ def measure(
     parts = (losses, weighted_losses)
     plain, weighted = in_turn(parts, 3 * pairs, steps.device)
     step = median(stock)
-    ratios = [b / a for a, b in zip(stock, pruned, strict=True)]
     heads = [(b - a) / step for a, b in zip(plain, weighted, strict=True)]
     hooks = [seconds_of(hook, steps.device) for _ in range(200)]
     return dict(
@@ -267,8 +267,8 @@ def measure(
         heads_share=median(heads),
         heads_share_interval=interval(heads),
         hook_share=median(hooks) / step,
-        kept=kept,
-        **time_saved(steps, size, pairs, median(ratios)),
+        kept=size / batch_size,
+        **saved,
     )
 
 

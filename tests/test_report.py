@@ -22,10 +22,10 @@ from infobatch_mm.commands import report as command
 from infobatch_mm.host import packages
 from infobatch_mm.report import (
     arms,
-    class_logs,
     figures,
     results,
     round_figures,
+    runs,
     samples,
     sources,
     tables,
@@ -814,7 +814,7 @@ def test_classes_of_a_classification_run(tmp_path):
 
 def test_classes_that_a_comparison_logs():
     line = {'mIoU': 3.0, 'IoU/sky': 12.5, 'IoU/a/b': 1.0, 'step': 1}
-    assert class_logs.from_scalars(line) == {
+    assert runs.from_scalars(line) == {
         'sky': {'IoU': 12.5},
         'a/b': {'IoU': 1.0},
     }

@@ -580,7 +580,7 @@ BAD = [
     (dict(prune_ratio=0.3), 'prune_ratio=0.3 is not an option'),
     (dict(delta=2), 'delta must be in .* got 2'),
     (dict(policy='QuantilePolicy'), "policy='QuantilePolicy' is not the"),
-    (dict(policy=dict(prune_ration=0.3)), 'its settings: prune_ratio$'),
+    (dict(policy=dict(prune_ration=0.3)), 'its settings: prune_ratio, keep$'),
 ]
 
 

@@ -29,17 +29,18 @@ POLICIES: tuple[dict[str, Any], ...] = (
     dict(type='RandomPolicy', prune_ratio=0.5),
 )
 EPILOG = """\
-What is exact: QuantilePolicy and RandomPolicy keep the same share whatever the
-scores are, so their iterations are those that a run will have (unless scores
-are tied, or missing: in a run by iterations, the remainder of the first pass
-that makes no whole batch has no score in the second round, and is kept).
-InfoBatchPolicy prunes below the mean, and which share of the samples that is
-shows only in training: there is a line for each of 50, 60 and 70 %, and with
---pilot one for the scores of your data after so many rounds, which may change
-later. There is a table for each pacing, unless --infobatch-options asks for
-one. With smaller_batches a run has the iterations of the stock run, with fewer
-samples each; how much less time such a step takes depends on the device, so no
-hours are given. What pruning costs in accuracy, nothing here says.
+What is exact: QuantilePolicy, RandomPolicy and any policy that is told what to
+keep (policy.keep=0.7) keep the same share whatever the scores are, so their
+iterations are those that a run will have (unless scores are tied, or missing:
+in a run by iterations, the remainder of the first pass that makes no whole
+batch has no score in the second round, and is kept). InfoBatchPolicy without
+keep prunes below the mean, and which share of the samples that is shows only
+in training: there is a line for each of 50, 60 and 70 %, and with --pilot one
+for the scores of your data after so many rounds, which may change later. There
+is a table for each pacing, unless --infobatch-options asks for one. With
+smaller_batches a run has the iterations of the stock run, with fewer samples
+each; how much less time such a step takes depends on the device, so no hours
+are given. What pruning costs in accuracy, nothing here says.
 """
 
 

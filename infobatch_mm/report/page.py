@@ -17,8 +17,7 @@ from ..compare.statistics import LEVEL
 from ..host.packages import versions
 from ..records import SCORE_EDGES
 from . import curves, round_figures, runs, sources, tables
-from .arms import Comparison, pace_warning
-from .classes import class_table
+from .arms import Comparison, class_table, pace_warning
 from .figures import ARM_COLORS, Picture
 from .gallery import OLD_ROUNDS, gallery, last_state
 from .results import Run

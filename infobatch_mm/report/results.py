@@ -13,7 +13,7 @@ from mmengine.config import Config
 from ..config import type_name
 from ..records import METRICS, NO_METRICS, Line
 from . import runs as of_run
-from .class_logs import SCALAR, ClassTable
+from .runs import SCALAR, ClassTable
 
 SEED = re.compile(r'^ {4}seed: (\d+)$', re.MULTILINE)
 CLOCK, KEPT = 'infobatch/clock', 'infobatch/kept_ratio'

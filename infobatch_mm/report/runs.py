@@ -8,18 +8,26 @@ repeated, only the last time counts.
 import math
 import operator
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import accumulate
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from mmengine.config import Config
 
 from ..records import Line, read_json_lines, read_rounds, read_summary
-from .class_logs import ClassTable, from_scalars, printed
 
 WORLD_SIZE = re.compile(r'GPU number: (\d+)')
+ClassTable = dict[str, dict[str, float]]  # class -> metric -> percent
+
+# As mmseg's IoUMetric prints it: the rows follow an empty message.
+IOU_TABLE = r'per class results:\n.*\n((?:[+|].*\n)+)'
+# As mmengine logs a list: what ends a validation is one line of the log.
+CLASSWISE = r'Epoch\(val\) (\[.*_classwise: \[.*)\n'
+PRINTED = re.compile(f'{IOU_TABLE}|{CLASSWISE}')
+LIST = re.compile(r'(?:\S*/)?(\S+)_classwise: \[([^]]*)\]')
+SCALAR = re.compile(r'(IoU)/(.+)')
 
 
 def scalars(work_dir: Path) -> list[Line]:
@@ -232,3 +240,44 @@ def _images(done: int, lines: list[Line], batch: int) -> int:
         for line in lines
     )
     return stock * batch + sum(pruned)
+
+
+# The results by class: mmseg prints a table, mmpretrain lists without names
+
+
+def printed(log: str) -> list[ClassTable]:
+    """Return the tables that a log holds, one for each validation."""
+    return [
+        _iou_table(table) if table else _lists(lists)
+        for table, lists in PRINTED.findall(log)
+    ]
+
+
+def _iou_table(text: str) -> ClassTable:
+    rows = [line for line in text.splitlines() if line.startswith('|')]
+    cells = [[cell.strip() for cell in row[1:-1].split('|')] for row in rows]
+    (_, *metrics), *classes = cells
+    return {
+        name: dict(zip(metrics, map(float, values), strict=True))
+        for name, *values in classes
+    }
+
+
+def _lists(text: str) -> ClassTable:
+    """Read lists with a number for each class; classes are numbered."""
+    table: ClassTable = {}
+    for metric, values in LIST.findall(text):
+        for index, value in enumerate(values.split(', ')):
+            table.setdefault(str(index), {})[metric] = _number(value)
+    return table
+
+
+def _number(text: str) -> float:
+    # What no image was predicted to be has no precision.
+    return math.nan if text == 'None' else float(text)
+
+
+def from_scalars(line: Mapping[str, Any]) -> ClassTable:
+    """Return what the line of a validation holds for each class."""
+    found = ((SCALAR.fullmatch(key), value) for key, value in line.items())
+    return {match[2]: {match[1]: value} for match, value in found if match}

@@ -22,8 +22,8 @@ STARTS = ('resume', 'launcher', 'log_level')
 SEED_SUFFIX = re.compile(r'([-_.]s|[-_.]?seed)?[-_.]?$')
 
 PILOT = (
-    'A pilot on {:.0%} of the schedule: it can show that pruning does harm, '
-    'and not that it does none on the whole schedule.'
+    'A pilot on {:.0%} of the schedule: take no verdict from it for all, '
+    'since both what pruning loses and what it gains change with the length.'
 )
 
 Named = tuple[
