@@ -10,7 +10,7 @@ from ..config import hook_settings
 from ..hook import InfoBatchHook
 from .arms import ALL_DATA
 from .cells import Cell, Result, Results, Study, config_of, share_of
-from .planning import pilot_text
+from .planning import pilot_text, time_text
 from .statistics import (
     BETTER,
     SAME,
@@ -159,12 +159,12 @@ def comparison_table(study: Study, results: Results) -> str:
     """Return each arm's metric, cost and difference, and what InfoBatch is."""
     form = form_of(results)
     head = f'arm, seeds, {study.setup.metric}, difference to `{ALL}`, samples'
-    rows = [[*f'{head}, hours'.split(', '), f'`{OURS}` less it', 'is']]
+    rows = [[*f'{head}, time'.split(', '), f'`{OURS}` less it', 'is']]
     for arm, runs in results.items():
         to_all = differences(results, arm, ALL) if arm != ALL else []
         gap = gap_to(results, arm) if arm != OURS else None
         shares = [share_of(run) for run in runs.values()]
-        hours = [run['train_seconds'] / 3600 for run in runs.values()]
+        seconds = [run['train_seconds'] for run in runs.values()]
         rows.append(
             [
                 f'`{arm}`',
@@ -172,7 +172,7 @@ def comparison_table(study: Study, results: Results) -> str:
                 spread((run['value'] for run in runs.values()), form),
                 interval(paired(to_all), f'+{form}') if to_all else '',
                 f'{statistics.mean(shares):.1%}',
-                f'{statistics.mean(hours):.3g}',
+                time_text(statistics.mean(seconds)),
                 interval(gap, f'+{form}') if gap else '',
                 judge(gain_of(study, gap)) if gap else '',
             ]
