@@ -20,7 +20,7 @@ COMMANDS = {
     'train': 'train a model from a config, pruned with --infobatch',
     'test': 'test a checkpoint',
     'prepare': 'unpack and check the data sets that the configs train on',
-    'report': 'make a page about a run, beside its baseline if there is one',
+    'report': 'make a page about runs, by arm, or about a comparison',
     'rank': 'list the training samples of a run by their scores',
     'estimate': 'say what pruning will save, before training',
     'compare': 'find out whether pruning pays: arms and seeds of a config',
