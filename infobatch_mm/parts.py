@@ -164,7 +164,7 @@ class Parts:
         if nonfinite:
             runner.logger.warning(
                 f'InfoBatch round {self.run.round}: {nonfinite} '
-                'losses were NaN or infinite. Their samples are kept at '
+                'scores were NaN or infinite. Their samples are kept at '
                 'weight 1 until they give a finite one'
             )
 
