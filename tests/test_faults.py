@@ -59,7 +59,8 @@ def train_until_the_worker_dies(make_config, flag, progress):
     # torch's own, or that of the queue on which it was being read.
     with pytest.raises((RuntimeError, OSError, EOFError)):
         runner.train()
-    assert 9 < runner.iter < runner.max_iters
+    # Within that very iteration if the worker dies at once.
+    assert 9 <= runner.iter < runner.max_iters
 
 
 # In a process of its own: torch raises the error from a signal handler, so
