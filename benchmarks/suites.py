@@ -74,6 +74,10 @@ SUITES: dict[str, Setup] = MAP | {
     'cifar10-lamb': CIFAR._replace(
         config=ROOT / CIFAR_CONFIG.format('512-lamb')
     ),
+    # From ImageNet weights; needs the extra finetune. No cells yet.
+    'camvid-finetune': DIGITS._replace(
+        config=ROOT / 'benchmarks/configs/camvid_finetune.py'
+    ),
     # One digit ten times rarer in training than the others.
     'digits-rare': DIGITS._replace(
         options={'train_dataloader.dataset.digit_odds': [1.0] * 9 + [0.1]}
