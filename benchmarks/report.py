@@ -53,6 +53,14 @@ SUMMARY_ROWS = {
     'cifar10-lamb': 'CIFAR-10, LAMB',
 }
 
+# Its controls at equal cost, in words.
+CONTROL_WORDS = {
+    'short': 'a shorter schedule',
+    'small-batch': 'smaller batches',
+    'random': 'random pruning',
+}
+NOT_RUN = '–'
+
 # The columns of the table in docs/scaling.md, and the models of docs/zoo.md.
 PLANNED = (
     'torch.randperm(N)',
@@ -197,16 +205,18 @@ def draw_all(results_of: Mapping[str, Results], folder: Path) -> None:
 def summary_table(results_of: Mapping[str, Results]) -> str:
     """Return what pruning saves and costs, a row a suite."""
     rows = [['trained on (seeds)', 'samples saved', 'against all data']]
-    rows[0] += ['against a shorter schedule', 'against random pruning']
+    rows[0] += [f'against {words}' for words in CONTROL_WORDS.values()]
     for suite, words in SUMMARY_ROWS.items():
         if suite not in results_of:
             continue
         results = results_of[suite]
         saved = saved_shares(results, 'samples_seen')
         row = [f'{words} ({len(saved)})', f'{statistics.mean(saved):.0%}']
-        for control in ('full', 'short', 'random'):
+        for control in ('full', *CONTROL_WORDS):
             gains = differences(results, 'infobatch', control)
-            row.append(interval(paired(gains)) if gains else 'not run')
+            cell = interval(paired(gains)) if gains else NOT_RUN
+            fewer = 0 < len(gains) < len(saved)
+            row.append(f'{cell} ({len(gains)})' if fewer else cell)
         rows.append(row)
     return table(rows)
 
