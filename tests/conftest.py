@@ -12,6 +12,10 @@ sys.path.insert(0, str(Path(__file__).parent / 'helpers'))
 
 import pytest
 import torch
+
+# What it reads its grammar from is written when it is first imported after an
+# installation, in place. This process is there before the workers of xdist.
+import yapf.yapflib.yapf_api  # noqa: F401
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from torch.utils.data import dataloader
