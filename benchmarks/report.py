@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Mapping
 from pathlib import Path
 
-from infobatch_mm.compare.cells import Results, read_results
+from infobatch_mm.compare.cells import Results, read_results, share_of
 from infobatch_mm.compare.statistics import paired, verdict
 from infobatch_mm.compare.tables import (
     arms_table,
@@ -18,13 +18,28 @@ from infobatch_mm.compare.tables import (
     interval,
     power_text,
     saved_shares,
+    spread,
     table,
 )
 from infobatch_mm.records import read_json_lines
 
 from . import replace_block, suites, write_block
 from .map import draw_map, map_table, prediction_table
-from .suites import ARMS, HERE, MAP, PLANNED_ARMS, ROOT, SUITES
+from .suites import (
+    ARMS,
+    AT_COSTS,
+    BATCHES,
+    CORE,
+    COSTS,
+    GRID,
+    HERE,
+    LRS,
+    MAP,
+    PLANNED_ARMS,
+    ROOT,
+    SUITES,
+    TUNED,
+)
 
 RESULTS = HERE / 'RESULTS.md'
 PICTURES = HERE / 'pictures'
@@ -59,6 +74,8 @@ CONTROL_WORDS = {
     'small-batch': 'smaller batches',
     'random': 'random pruning',
 }
+# What the tables by cost compare the core arms with.
+COMPARED_WITH = ('full', 'small-batch')
 NOT_RUN = '–'
 
 # The columns of the table in docs/scaling.md, and the models of docs/zoo.md.
@@ -107,11 +124,56 @@ def sweep_text(results: Results) -> str:
     return f'The largest lossless prune ratio is {largest}: {tested}.'
 
 
+def costs_table(results: Results, to: str) -> str:
+    """Return the core arms against one of them, a column a cost.
+
+    Args:
+        results (Results): The finished cells of a suite.
+        to (str): The arm that they are compared with, at the same cost.
+    """
+    arms = [arm for arm in CORE if arm not in ('full', to)]
+    rows = [[f'difference to `{to}` (seeds)', *(f'`{arm}`' for arm in arms)]]
+    for suffix in ('', *(f'-{percent}' for percent in COSTS)):
+        if f'infobatch{suffix}' not in results:
+            continue
+        runs = results[f'infobatch{suffix}'].values()
+        row = [f'{statistics.mean(map(share_of, runs)):.0%} of the samples']
+        control = to if to == 'full' else f'{to}{suffix}'
+        for arm in arms:
+            gains = differences(results, f'{arm}{suffix}', control)
+            cell = f'{interval(paired(gains))} ({len(gains)})'
+            row.append(cell if gains else NOT_RUN)
+        rows.append(row)
+    return table(rows)
+
+
+def stock_table(results: Results) -> str:
+    """Return all data by batch size and learning rate."""
+    rows = [['`full`, with', *(f'learning rate x {lr:g}' for lr in LRS)]]
+    for batch in BATCHES:
+        row = [f'batch x {batch:g}']
+        for lr in LRS:
+            runs = results.get(GRID[batch, lr], {}).values()
+            cell = f'{spread(run["value"] for run in runs)} ({len(runs)})'
+            row.append(cell if runs else NOT_RUN)
+        rows.append(row)
+    return table(rows)
+
+
 def suite_text(suite: str, results: Results) -> str:
     """Return all that is said of a suite."""
-    parts = [arms_table(results, PLANNED_ARMS)]
+    at_its_cost = {
+        arm: runs
+        for arm, runs in results.items()
+        if arm not in AT_COSTS | TUNED
+    }
+    parts = [arms_table(at_its_cost, PLANNED_ARMS)]
     if {'full', 'infobatch'} <= results.keys():
-        parts += [power_text(results), controls_table(results)]
+        parts += [power_text(results), controls_table(at_its_cost)]
+        if 'small-batch' in results:
+            parts += [costs_table(results, to) for to in COMPARED_WITH]
+        if TUNED.keys() & results.keys():
+            parts.append(stock_table(results))
         if suite == 'digits':
             parts.append(sweep_text(results))
         if class_names(results):

@@ -5,10 +5,12 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from mmengine.config import Config
+
 from infobatch_mm.compare import arms
 from infobatch_mm.compare.arms import Arm
 from infobatch_mm.compare.cells import Study
-from infobatch_mm.compare.setup import Parts, Setup
+from infobatch_mm.compare.setup import Parts, Setup, is_epoch_based, stretch
 
 ROOT = Path(__file__).resolve().parents[1]
 HERE = ROOT / 'benchmarks'
@@ -32,6 +34,11 @@ CIFAR = DIGITS._replace(
     length=0.6,  # for four seeds of the core arms in a few hours
     channels_last=True,
 )
+ADAMW = {
+    'optim_wrapper.optimizer': dict(
+        _delete_=True, type='AdamW', lr=0.004, weight_decay=0.05
+    )
+}
 CAMVID = DIGITS._replace(
     config=ROOT / 'configs/camvid/upernet_r18_1xb4-4k_camvid-120x160.py',
     # 233 images instead of 101, for a less noisy metric.
@@ -74,6 +81,13 @@ SUITES: dict[str, Setup] = MAP | {
     'cifar10-lamb': CIFAR._replace(
         config=ROOT / CIFAR_CONFIG.format('512-lamb')
     ),
+    'cifar10-adamw': CIFAR._replace(options=ADAMW),
+    # The paper's regime: all data gains little from training longer.
+    'cifar10-long': CIFAR._replace(length=3.0),
+    'camvid-adamw': CAMVID._replace(
+        config=ROOT / 'configs/camvid/upernet_r18_1xb4-50e_camvid-120x160.py',
+        length=1.0,
+    ),
     # From ImageNet weights; needs the extra finetune. No cells yet.
     'camvid-finetune': DIGITS._replace(
         config=ROOT / 'benchmarks/configs/camvid_finetune.py'
@@ -103,13 +117,57 @@ def ramp(start: float, end: float) -> Arm:
     return prune_ratio(dict(type='linear', start=start, end=end))
 
 
+def tuned(batch: float, lr: float) -> Arm:
+    """Return all data at another batch size and learning rate.
+
+    As many samples are seen, in more or fewer steps.
+
+    Args:
+        batch (float): Factor on the batch size.
+        lr (float): Factor on every learning rate.
+    """
+
+    def change(cfg: Config, budget: arms.Budget, seed: int) -> Config:
+        loader = cfg.train_dataloader
+        loader.batch_size = round(loader.batch_size * batch)
+        by_epoch = is_epoch_based(cfg)
+        stretch(cfg, 1 if by_epoch else 1 / batch, of_iters=1 / batch)
+        arms.raise_lr(cfg, 1 / lr)
+        return cfg
+
+    return Arm(change)
+
+
 PAPER = dict(policy=dict(type='InfoBatchPolicy', prune_ratio=0.5), delta=0.875)
 INFOBATCH = dict(type='InfoBatchPolicy')
 # With the options of the paper spelled out, as the digests of the cells hold
 # them; those of `random` are the same by default.
 CORE = arms.core() | dict(infobatch=arms.infobatch(**PAPER))
+
+
+def at_cost(percent: int, keep: float) -> dict[str, Arm]:
+    """Return the core arms at another cost, by name.
+
+    Args:
+        percent (int): What they see of the samples of all data, nearly.
+        keep (float): The share that a pruned round keeps for that; a seventh
+            of the rounds, or less, is not pruned.
+    """
+    policy = dict(type='InfoBatchPolicy', keep=keep)
+    return {
+        f'{name}-{percent}': arm._replace(
+            at_cost_of=arm.at_cost_of and f'{arm.at_cost_of}-{percent}'
+        )
+        for name, arm in arms.core(policy=policy, delta=0.875).items()
+        if name != 'full'
+    }
+
+
+# Beside the paper's ratio, which sees about 70 to 73 % of the samples.
+COSTS = (50, 33)
+AT_COSTS = at_cost(50, keep=0.42) | at_cost(33, keep=0.22)
 # Without what was run as exploratory first, and became a core arm for that.
-PLANNED_ARMS = CORE.keys() - {'short-lr'}
+PLANNED_ARMS = (CORE | AT_COSTS).keys() - {'short-lr'}
 EXPLORATORY: dict[str, Arm] = {
     'quantile': arms.infobatch(
         policy=dict(type='QuantilePolicy'), delta=0.875
@@ -130,7 +188,15 @@ EXPLORATORY: dict[str, Arm] = {
     'infobatch-r0.3': prune_ratio(0.3),
     'infobatch-r0.7': prune_ratio(0.7),
 }
-ARMS = CORE | EXPLORATORY
+# Is the stock run a fair one? All data, by factors on batch and learning rate.
+BATCHES, LRS = (1.0, 0.5, 0.25), (0.5, 1.0, 2.0)
+GRID = {
+    (batch, lr): f'full-b{batch:g}-lr{lr:g}' for batch in BATCHES for lr in LRS
+} | {(1.0, 1.0): 'full'}
+TUNED = {
+    name: tuned(*factors) for factors, name in GRID.items() if name != 'full'
+}
+ARMS = CORE | AT_COSTS | TUNED | EXPLORATORY
 
 
 def cells_file(suite: str) -> Path:

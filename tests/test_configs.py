@@ -4,15 +4,18 @@ import json
 import re
 import subprocess
 import sys
+import textwrap
 from importlib import util
 from pathlib import Path
 from typing import Any
 
 import mmseg
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, init_default_scope
+from PIL import Image
 from torch import Tensor
 
 from infobatch_mm import enable
@@ -20,6 +23,7 @@ from infobatch_mm.clock import FullDataClock
 from infobatch_mm.commands.train import load_config, parse_args
 from infobatch_mm.host.packages import alias_config_bases
 from infobatch_mm.pruning.registry import build_policy
+from infobatch_mm.records import read_rounds
 
 CONFIGS = Path(__file__).parents[1] / 'configs' / 'ade20k'
 IMAGES, BATCH = 20210, 16
@@ -293,3 +297,33 @@ def test_camvid(tmp_path):
         cwd=tmp_path,
     )
     check_run(tmp_path / 'run', limit)
+
+
+def test_the_configs_of_the_page_on_own_data_train(tmp_path):
+    page = (REPO / 'docs/own_data.md').read_text()
+    configs = re.findall(r'```python\n(.*?)```', page, re.DOTALL)
+    for name, text in zip(('my_config', 'my_trial'), configs, strict=True):
+        (tmp_path / f'{name}.py').write_text(textwrap.dedent(text))
+    generator = np.random.default_rng(0)
+    for part, count in dict(training=40, validation=2).items():
+        for number in range(count):
+            names = (
+                f'images/{part}/{number}.jpg',
+                f'annotations/{part}/{number}.png',
+            )
+            for name, shape in zip(
+                names, [(40, 60, 3), (40, 60)], strict=True
+            ):
+                path = tmp_path / 'data/mine' / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                pixels = generator.integers(4, size=shape, dtype=np.uint8)
+                Image.fromarray(pixels).save(path)
+    options = ['train_cfg.max_iters=15', 'train_cfg.val_interval=15']
+    argv = ['my_trial.py', '--infobatch', '--work-dir', 'trial']
+    command(TRAIN, *argv, '--cfg-options', *options, cwd=tmp_path)
+    rounds = read_rounds(tmp_path / 'trial')
+    assert rounds[0]['kept'] == 40 and min(r['kept'] for r in rounds) < 40
+    summary = json.loads(
+        (tmp_path / 'trial/infobatch_summary.json').read_text()
+    )
+    assert summary['metric'] == 'mIoU'

@@ -104,8 +104,8 @@ def _short(cfg: Config, budget: Budget, seed: int) -> Config:
     return cfg
 
 
-def _raise_lr(cfg: Config, budget: Budget) -> None:
-    """Raise every learning rate of a config by what pruning saves.
+def raise_lr(cfg: Config, share: float) -> None:
+    """Divide every learning rate of a config by a share of the samples.
 
     Raises:
         ValueError: If it names none.
@@ -117,10 +117,10 @@ def _raise_lr(cfg: Config, budget: Budget) -> None:
             'could be raised; leave the arms with -lr out'
         )
     for optimizer in holders:
-        optimizer['lr'] /= budget.share
+        optimizer['lr'] /= share
     for scheduler in schedulers_of(cfg):
         if 'eta_max' in scheduler:  # of OneCycleLR, in place of lr
-            scheduler['eta_max'] /= budget.share
+            scheduler['eta_max'] /= share
 
 
 def _optimizers(wrapper: Any) -> Iterator[MutableMapping[str, Any]]:
@@ -142,7 +142,7 @@ def short_lr() -> Arm:
     """The short schedule, with a learning rate larger by as much."""
 
     def change(cfg: Config, budget: Budget, seed: int) -> Config:
-        _raise_lr(cfg, budget)
+        raise_lr(cfg, budget.share)
         return _short(cfg, budget, seed)
 
     words = 'as short, with a learning rate larger by as much'
@@ -196,7 +196,7 @@ def infobatch_lr(**options: Any) -> Arm:
     """Prune, with a learning rate larger by as much as that saves."""
 
     def change(cfg: Config, budget: Budget, seed: int) -> Config:
-        _raise_lr(cfg, budget)
+        raise_lr(cfg, budget.share)
         return enable(cfg, **options)
 
     return Arm(change, at_cost_of='infobatch')
