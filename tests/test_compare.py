@@ -1101,6 +1101,7 @@ def test_a_probe_times_and_validates_once(tmp_path):
     assert found['metrics'] == dict(count=4)
     assert found['iters'] == runner.max_iters == 63
     assert runner.iter == 7 and 0 < found['seconds'] < 1
+    assert found['timed'] == 8
     assert found['val_seconds'] > 0
 
 
@@ -1139,8 +1140,8 @@ plan = json.loads(Path(sys.argv[0]).with_name('plan.json').read_text())
 with Path(sys.argv[0]).with_name('starts').open('a') as file:
     file.write(' '.join([arm, seed, *sys.argv[4:]]) + chr(10))
 if seed == 'probe':
-    probe = dict(seconds=2.0, val_seconds=30.0, iters=cfg['train_cfg']
-                 ['max_iters'], metrics=plan['metrics'])
+    probe = dict(seconds=2.0, timed=10, val_seconds=30.0,
+                 iters=cfg['train_cfg']['max_iters'], metrics=plan['metrics'])
     (work_dir / 'probe.json').write_text(json.dumps(probe))
     raise SystemExit
 if [arm, seed] == plan.get('killed') and '--resume' not in sys.argv:
@@ -1219,7 +1220,9 @@ def test_a_comparison_from_a_config_to_a_verdict(desk):
     )
     assert '12 runs, 0 done' in out and 'This is a pilot, at 0.5 of' in out
     # 960 iterations of 2 s and six validations of 30 s, twelve times over.
-    hours = (960 * 2 + 6 * 30) / 3600
+    probed = json.loads((desk.folder / 'work/probe/probe.json').read_text())
+    assert 0 <= probed['start_seconds'] < 60
+    hours = (960 * 2 + 6 * 30 + probed['start_seconds']) / 3600
     assert f'{12 * hours:.2g} hours if each takes the {hours * 60:.2g} ' in out
     assert 'full-s2: mIoU 72.10, 100.0% of the samples' in out
     verdict = out.splitlines()[-2]

@@ -250,8 +250,9 @@ def prepare(
     if not seconds:
         seconds = planning.run_seconds(study, probed)
         source = (
-            f'from iterations of {probed["seconds"]:.3g} s and a validation '
-            f'of {probed["val_seconds"]:.3g} s'
+            f'from {probed["seconds"]:.3g} s an iteration, '
+            f'{probed["val_seconds"]:.3g} s a validation and '
+            f'{probed["start_seconds"]:.3g} s to start'
         )
     if todo:
         print(planning.estimate_text(len(todo), args.jobs, seconds, source))

@@ -175,6 +175,7 @@ class ProbeHook(Hook):
         metrics = _scalars(runner.val_loop.run())
         state = dict(
             seconds=statistics.median(self.seconds[2:] or self.seconds),
+            timed=len(self.seconds),
             val_seconds=time.perf_counter() - began,
             iters=runner.max_iters,
             metrics=metrics,

@@ -125,14 +125,15 @@ def with_metric(
 
 
 def run_seconds(study: Study, probed: Mapping[str, Any]) -> float:
-    """Return what a run on all data will take, its validations included."""
+    """Return what a run on all data will take, from its start to its end."""
     cfg = stock_config(study.setup)
     by_epoch = is_epoch_based(cfg)
     length = cfg.train_cfg['max_epochs' if by_epoch else 'max_iters']
     interval = cfg.train_cfg.get('val_interval', 1 if by_epoch else 1000)
     validations = -(-length // interval)
     training = probed['iters'] * probed['seconds']
-    return training + validations * probed['val_seconds']
+    validating = validations * probed['val_seconds']
+    return probed['start_seconds'] + training + validating
 
 
 def estimate_text(count: int, jobs: int, seconds: float, source: str) -> str:

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -173,7 +174,8 @@ def probe(study: Study) -> dict[str, Any]:
     That is done once, in a folder of its own.
 
     Returns:
-        dict: What :class:`ProbeHook` has written.
+        dict: What :class:`ProbeHook` has written, and `start_seconds`: what
+        a run takes beside its iterations and validations, to start above all.
 
     Raises:
         RuntimeError: If that fails.
@@ -183,11 +185,18 @@ def probe(study: Study) -> dict[str, Any]:
     work_dir = study.work_dir / 'probe'
     if not (work_dir / PROBE_FILE).exists():
         print('Timing ten iterations and a validation ...', file=sys.stderr)
+    began = time.perf_counter()
     train(study, cfg, work_dir, places_of(study, 1)[0], PROBE_FILE)
+    elapsed = time.perf_counter() - began
     try:
-        return json.loads((work_dir / PROBE_FILE).read_text())
+        probed = json.loads((work_dir / PROBE_FILE).read_text())
     except FileNotFoundError:
         raise RuntimeError(
             'the config does not train and validate as it is: ten iterations '
             f'{failure_text(work_dir)}'
         ) from None
+    if 'start_seconds' not in probed:
+        known = probed['timed'] * probed['seconds'] + probed['val_seconds']
+        probed['start_seconds'] = max(0.0, elapsed - known)
+        (work_dir / PROBE_FILE).write_text(json.dumps(probed))
+    return probed
