@@ -173,6 +173,7 @@ EXPLORATORY: dict[str, Arm] = {
         policy=dict(type='QuantilePolicy'), delta=0.875
     ),
     'class-balanced': arms.infobatch(score='class_balanced'),
+    'gradient-norm': arms.infobatch(**PAPER, score='gradient_norm'),
     'random-unscaled': arms.random(rescaled=False),
     'infobatch-unscaled': arms.infobatch(
         policy=arms.unscaled(INFOBATCH), delta=0.875
