@@ -23,6 +23,7 @@ from ..pruning.plan import Plan
 from ..pruning.registry import PRUNING_POLICIES, build_policy
 
 COSTS_FILE, PROBE_FILE = 'benchmark.json', 'probe.json'
+PROBE_ITERS = 10
 KEY = 'benchmark'  # of the message hub, which is saved in checkpoints
 
 
@@ -143,7 +144,7 @@ class ProbeHook(Hook):
 
     priority = 'LOWEST'
 
-    def __init__(self, iters: int = 10) -> None:
+    def __init__(self, iters: int = PROBE_ITERS) -> None:
         self.iters = iters
         self.seconds: list[float] = []
 
@@ -175,7 +176,6 @@ class ProbeHook(Hook):
         metrics = _scalars(runner.val_loop.run())
         state = dict(
             seconds=statistics.median(self.seconds[2:] or self.seconds),
-            timed=len(self.seconds),
             val_seconds=time.perf_counter() - began,
             iters=runner.max_iters,
             metrics=metrics,

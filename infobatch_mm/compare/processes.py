@@ -16,7 +16,7 @@ import torch
 from mmengine.config import Config
 
 from .cells import Study
-from .parts import PROBE_FILE, ProbeHook
+from .parts import PROBE_FILE, PROBE_ITERS, ProbeHook
 from .setup import config_hash, stock_config
 
 # How and where
@@ -196,7 +196,8 @@ def probe(study: Study) -> dict[str, Any]:
             f'{failure_text(work_dir)}'
         ) from None
     if 'start_seconds' not in probed:
-        known = probed['timed'] * probed['seconds'] + probed['val_seconds']
+        iters = min(PROBE_ITERS, probed['iters'])
+        known = iters * probed['seconds'] + probed['val_seconds']
         probed['start_seconds'] = max(0.0, elapsed - known)
         (work_dir / PROBE_FILE).write_text(json.dumps(probed))
     return probed
