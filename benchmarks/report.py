@@ -125,7 +125,7 @@ def sweep_text(results: Results) -> str:
 
 
 def costs_table(results: Results, to: str) -> str:
-    """Return the core arms against one of them, a column a cost.
+    """Return the core arms against one of them, a row a cost.
 
     Args:
         results (Results): The finished cells of a suite.
@@ -141,8 +141,11 @@ def costs_table(results: Results, to: str) -> str:
         control = to if to == 'full' else f'{to}{suffix}'
         for arm in arms:
             gains = differences(results, f'{arm}{suffix}', control)
-            cell = f'{interval(paired(gains))} ({len(gains)})'
-            row.append(cell if gains else NOT_RUN)
+            row.append(
+                f'{interval(paired(gains))} ({len(gains)})'
+                if gains
+                else NOT_RUN
+            )
         rows.append(row)
     return table(rows)
 
@@ -154,8 +157,11 @@ def stock_table(results: Results) -> str:
         row = [f'batch x {batch:g}']
         for lr in LRS:
             runs = results.get(GRID[batch, lr], {}).values()
-            cell = f'{spread(run["value"] for run in runs)} ({len(runs)})'
-            row.append(cell if runs else NOT_RUN)
+            row.append(
+                f'{spread(run["value"] for run in runs)} ({len(runs)})'
+                if runs
+                else NOT_RUN
+            )
         rows.append(row)
     return table(rows)
 

@@ -16,6 +16,7 @@ from benchmarks import (
     write_block,
 )
 from benchmarks.map import draw_map, map_table, prediction_table
+from infobatch_mm.compare.arms import ALL_DATA
 from infobatch_mm.compare.cells import budget_for, config_of
 from infobatch_mm.compare.setup import config_hash, stock_config
 from infobatch_mm.host.packages import is_importable
@@ -76,6 +77,60 @@ def test_small_batches_cost_what_pruning_did(suite):
     assert samples == pytest.approx(pruned['samples_seen'], rel=0.012)
     steps = finished['full'][0]['iters']
     assert samples / batch == pytest.approx(steps, rel=0.5 / batch + 0.01)
+
+
+@pytest.mark.parametrize('percent', suites.COSTS)
+def test_controls_are_at_the_cost_of_their_own_infobatch(percent):
+    pruned = f'infobatch-{percent}'
+    for name, arm in suites.CORE.items():
+        if arm.at_cost_of:
+            assert suites.ARMS[f'{name}-{percent}'].at_cost_of == pruned
+    assert suites.ARMS[pruned].at_cost_of is None
+
+
+@pytest.mark.parametrize(
+    'suite', [pytest.param(s, marks=needs(s)) for s in ('digits', 'cifar10')]
+)
+def test_every_stock_of_the_grid_sees_as_many_samples(suite):
+    study = suites.study(suite)
+    stock = stock_config(study.setup)
+    for (batch, lr), arm in suites.GRID.items():
+        cfg = config_of(study, study.cell(arm, 0), ALL_DATA, stock)
+        now, before = cfg.train_dataloader, stock.train_dataloader
+        assert now.batch_size == before.batch_size * batch
+        rates = [c.optim_wrapper.optimizer.lr for c in (cfg, stock)]
+        assert rates[0] == pytest.approx(lr * rates[1])
+        if 'max_epochs' in cfg.train_cfg:
+            assert cfg.train_cfg == stock.train_cfg
+        else:
+            iters = [c.train_cfg.max_iters for c in (cfg, stock)]
+            assert iters[0] * batch == iters[1]
+            ends = [c.param_scheduler[0].end for c in (cfg, stock)]
+            assert ends == iters
+
+
+def test_costs_are_compared_at_each_cost():
+    def runs(*values, seen):
+        return {
+            seed: dict(value=value, samples_seen=seen, samples_budget=100)
+            for seed, value in enumerate(values)
+        }
+
+    results = {
+        'full': runs(50.0, 52.0, seen=100),
+        'infobatch': runs(49.0, 51.5, seen=73),
+        'small-batch': runs(50.0, 51.5, seen=73),
+        'infobatch-50': runs(47.0, seen=50),
+        'small-batch-50': runs(48.0, seen=50),
+    }
+    head, _, paper, half = report.costs_table(results, 'small-batch').split(
+        '\n'
+    )
+    assert head.startswith('| difference to `small-batch` (seeds) | `infob')
+    cells = [line.split(' | ')[1] for line in (paper, half)]
+    assert cells == ['-0.50 [-3.66, +2.66] (2)', '-1.00 (1)']
+    assert half.startswith('| 50% of the samples | ')
+    assert '+0.00' not in half and half.count('–') == 4
 
 
 def test_there_are_as_many_cells_as_ever():
