@@ -69,7 +69,9 @@ def distribution(built: Path) -> metadata.Distribution:
     """What pip installs of the wheel."""
     prefix = built.parent / 'prefix'
     [wheel] = built.glob('*.whl')
-    install(wheel, 'install', '--no-deps', '--prefix', prefix)
+    # Else pip would remove the installation that the tests run with.
+    options = '--no-deps', '--ignore-installed', '--prefix', prefix
+    install(wheel, 'install', *options)
     [found] = prefix.rglob('infobatch_mm-*.dist-info')
     return metadata.Distribution.at(found)
 
@@ -104,6 +106,11 @@ def test_package_is_whole(site_packages):
     assert files_below(site_packages / 'infobatch_mm') >= files_below(
         REPO / 'infobatch_mm'
     )
+
+
+def test_the_environment_of_the_tests_is_left_alone(distribution, tmp_path):
+    command = [sys.executable, '-I', '-c', 'import infobatch_mm']
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
 
 
 def test_nothing_else_is_installed(distribution):
