@@ -249,11 +249,7 @@ def prepare(
         study = planning.with_metric(study, found, args.higher_is_better)
     if not seconds:
         seconds = planning.run_seconds(study, probed)
-        source = (
-            f'from {probed["seconds"]:.3g} s an iteration, '
-            f'{probed["val_seconds"]:.3g} s a validation and '
-            f'{probed["start_seconds"]:.3g} s to start'
-        )
+        source = planning.source_text(probed)
     if todo:
         print(planning.estimate_text(len(todo), args.jobs, seconds, source))
         if not args.yes and not is_confirmed():

@@ -136,6 +136,15 @@ def run_seconds(study: Study, probed: Mapping[str, Any]) -> float:
     return probed['start_seconds'] + training + validating
 
 
+def source_text(probed: Mapping[str, Any]) -> str:
+    """Say what the time of a run was made of, as it was measured."""
+    return (
+        f'from {probed["seconds"]:.3g} s an iteration, '
+        f'{probed["val_seconds"]:.3g} s a validation and '
+        f'{probed["start_seconds"]:.3g} s to start'
+    )
+
+
 def estimate_text(count: int, jobs: int, seconds: float, source: str) -> str:
     """Say what so many runs will take at most.
 
