@@ -2,7 +2,7 @@
 
 import json
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from infobatch_mm.compare.cells import Results, read_results, share_of
@@ -17,7 +17,6 @@ from infobatch_mm.compare.tables import (
     efficiency_table,
     interval,
     power_text,
-    saved_shares,
     spread,
     table,
 )
@@ -43,8 +42,13 @@ from .suites import (
 
 RESULTS = HERE / 'RESULTS.md'
 PICTURES = HERE / 'pictures'
-# Pages with the table of what pruning saves and costs.
-PAGES = (ROOT / 'README.md', ROOT / 'docs/results.md')
+# Of the core arms at each cost.
+SUFFIXES = ('', *(f'-{percent}' for percent in COSTS))
+# Pages with the table of what fewer samples cost, and at which costs.
+PAGES = {
+    ROOT / 'README.md': ('',),
+    ROOT / 'docs/results.md': SUFFIXES,
+}
 SUMMARY_BLOCK = 'results'
 # What a suite of the map must have to be on it.
 MAP_ARMS = {'infobatch', 'full', 'random', 'short'}
@@ -60,18 +64,27 @@ CLASS_ARMS += [arm for arm in SWEEP.values() if arm not in CLASS_ARMS]
 # The rows of the README's table, in words.
 SUMMARY_ROWS = {
     'digits': 'digits',
-    'digits-near0-three': 'digits, three times as long',
-    'digits-rare': 'digits, one of them ten times rarer',
-    'camvid': 'CamVid',
+    'digits-near0-three': 'digits, 3x as long',
+    'digits-rare': 'digits, one rare',
+    'camvid': 'CamVid, SGD',
+    'camvid-adamw': 'CamVid, AdamW',
+    'camvid-finetune': 'CamVid, fine-tuned, AdamW',
+    'camvid-finetune-sgd': 'CamVid, fine-tuned, SGD',
     'cifar10': 'CIFAR-10, SGD',
+    'cifar10-long': 'CIFAR-10, SGD, 5x as long',
+    'cifar10-adamw': 'CIFAR-10, AdamW',
     'cifar10-lars': 'CIFAR-10, LARS',
     'cifar10-lamb': 'CIFAR-10, LAMB',
+    'cifar10-finetune': 'CIFAR-10, fine-tuned',
 }
 
-# Its controls at equal cost, in words.
-CONTROL_WORDS = {
-    'short': 'a shorter schedule',
-    'small-batch': 'smaller batches',
+# Its columns, in words: what is compared with all data.
+SUMMARY_ARMS = {
+    'infobatch': 'InfoBatch, as in the paper',
+    'infobatch-small-batch': 'InfoBatch, all steps',
+    'small-batch': 'smaller batches alone',
+    'short': 'shorter schedule',
+    'short-lr': 'and longer steps',
     'random': 'random pruning',
 }
 # What the tables by cost compare the core arms with.
@@ -133,7 +146,7 @@ def costs_table(results: Results, to: str) -> str:
     """
     arms = [arm for arm in CORE if arm not in ('full', to)]
     rows = [[f'difference to `{to}` (seeds)', *(f'`{arm}`' for arm in arms)]]
-    for suffix in ('', *(f'-{percent}' for percent in COSTS)):
+    for suffix in SUFFIXES:
         if f'infobatch{suffix}' not in results:
             continue
         runs = results[f'infobatch{suffix}'].values()
@@ -270,23 +283,38 @@ def draw_all(results_of: Mapping[str, Results], folder: Path) -> None:
 # The table of the README
 
 
-def summary_table(results_of: Mapping[str, Results]) -> str:
-    """Return what pruning saves and costs, a row a suite."""
-    rows = [['trained on (seeds)', 'samples saved', 'against all data']]
-    rows[0] += [f'against {words}' for words in CONTROL_WORDS.values()]
+def summary_table(
+    results_of: Mapping[str, Results], suffixes: Sequence[str] = ('',)
+) -> str:
+    """Return what fewer samples cost, a row a suite and a cost.
+
+    Args:
+        results_of (Mapping): The finished cells by suite.
+        suffixes (Sequence[str]): Those of the arms at the costs wanted.
+    """
+    rows = [['trained on (seeds)', 'samples', *SUMMARY_ARMS.values()]]
     for suite, words in SUMMARY_ROWS.items():
-        if suite not in results_of:
-            continue
-        results = results_of[suite]
-        saved = saved_shares(results, 'samples_seen')
-        row = [f'{words} ({len(saved)})', f'{statistics.mean(saved):.0%}']
-        for control in ('full', *CONTROL_WORDS):
-            gains = differences(results, 'infobatch', control)
-            cell = interval(paired(gains)) if gains else NOT_RUN
-            fewer = 0 < len(gains) < len(saved)
-            row.append(f'{cell} ({len(gains)})' if fewer else cell)
-        rows.append(row)
+        results = results_of.get(suite, {})
+        for suffix in suffixes:
+            if runs := results.get(f'infobatch{suffix}'):
+                share = statistics.mean(map(share_of, runs.values()))
+                row = [f'{words} ({len(runs)})', f'{share:.0%}']
+                for arm in SUMMARY_ARMS:
+                    gains = differences(results, f'{arm}{suffix}', 'full')
+                    row.append(reach(gains, len(runs)))
+                rows.append(row)
     return table(rows)
+
+
+def reach(gains: Sequence[float], seeds: int) -> str:
+    """Return a mean and half its interval, and the seeds where others."""
+    if not gains:
+        return NOT_RUN
+    gap = paired(gains)
+    text = f'{gap.mean:+.2f}'
+    if gap.seeds > 1:
+        text += f'±{gap.high - gap.mean:.2f}'
+    return text if gap.seeds == seeds else f'{text} ({gap.seeds})'
 
 
 # What pruning itself costs
@@ -345,7 +373,8 @@ def main() -> None:
     text = with_blocks(text, blocks(results_of))
     RESULTS.write_text(text, encoding='utf-8')
     draw_all(results_of, PICTURES)
-    for page in PAGES:
-        write_block(page, SUMMARY_BLOCK, summary_table(results_of))
+    for page, suffixes in PAGES.items():
+        body = summary_table(results_of, suffixes)
+        write_block(page, SUMMARY_BLOCK, body)
     for page, name, body in cost_blocks():
         write_block(page, name, body)

@@ -39,6 +39,55 @@ ADAMW = {
         _delete_=True, type='AdamW', lr=0.004, weight_decay=0.05
     )
 }
+SGD = {
+    'optim_wrapper.optimizer': dict(
+        _delete_=True, type='SGD', lr=0.02, momentum=0.9, weight_decay=5e-4
+    )
+}
+# As mmseg's U-Nets have it.
+CE_DICE = [
+    dict(type='CrossEntropyLoss', loss_name='loss_ce', loss_weight=1.0),
+    dict(type='DiceLoss', loss_name='loss_dice', loss_weight=3.0),
+]
+# From ImageNet weights, on pictures of twice the size.
+LITE0 = {
+    'data_preprocessor': dict(mean=[127.0] * 3, std=[128.0] * 3),
+    'train_dataloader.dataset.pipeline': [
+        dict(type='RandomCrop', crop_size=32, padding=4),
+        dict(type='RandomFlip', prob=0.5, direction='horizontal'),
+        dict(type='Resize', scale=64),
+        dict(type='PackInputs'),
+    ],
+    'val_dataloader.dataset.pipeline': [
+        dict(type='Resize', scale=64),
+        dict(type='PackInputs'),
+    ],
+    'test_dataloader.dataset.pipeline': [
+        dict(type='Resize', scale=64),
+        dict(type='PackInputs'),
+    ],
+    'model.backbone': dict(
+        _delete_=True,
+        type='TIMMBackbone',
+        model_name='tf_efficientnet_lite0',
+        features_only=True,
+        out_indices=(4,),
+        init_cfg=dict(
+            type='Pretrained',
+            checkpoint='data/weights/tf_efficientnet_lite0.pth',
+        ),
+    ),
+    'model.head.in_channels': 320,
+    'train_dataloader.batch_size': 64,
+    'train_dataloader.dataset.indices': 5000,
+    'optim_wrapper.optimizer.lr': 0.02,
+    'train_cfg.val_interval': 25,
+}
+FINETUNE = DIGITS._replace(
+    config=ROOT / 'benchmarks/configs/camvid_finetune.py',
+    length=0.5,
+    channels_last=True,
+)
 CAMVID = DIGITS._replace(
     config=ROOT / 'configs/camvid/upernet_r18_1xb4-4k_camvid-120x160.py',
     # 233 images instead of 101, for a less noisy metric.
@@ -81,16 +130,27 @@ SUITES: dict[str, Setup] = MAP | {
     'cifar10-lamb': CIFAR._replace(
         config=ROOT / CIFAR_CONFIG.format('512-lamb')
     ),
-    'cifar10-adamw': CIFAR._replace(options=ADAMW),
+    # Half as long, for seven arms at two costs in a few hours.
+    'cifar10-adamw': CIFAR._replace(options=ADAMW, length=0.3),
+    'cifar10-lars-30e': CIFAR._replace(
+        config=ROOT / CIFAR_CONFIG.format('512-lars'), length=0.3
+    ),
+    'cifar10-lamb-30e': CIFAR._replace(
+        config=ROOT / CIFAR_CONFIG.format('512-lamb'), length=0.3
+    ),
     # The paper's regime: all data gains little from training longer.
     'cifar10-long': CIFAR._replace(length=3.0),
+    'cifar10-finetune': CIFAR._replace(options=LITE0, length=0.12),
     'camvid-adamw': CAMVID._replace(
         config=ROOT / 'configs/camvid/upernet_r18_1xb4-50e_camvid-120x160.py',
         length=1.0,
     ),
-    # From ImageNet weights; needs the extra finetune. No cells yet.
-    'camvid-finetune': DIGITS._replace(
-        config=ROOT / 'benchmarks/configs/camvid_finetune.py'
+    # From ImageNet weights; these need the extra finetune.
+    'camvid-finetune': FINETUNE,
+    'camvid-finetune-sgd': FINETUNE._replace(options=SGD),
+    # A loss that cannot be scored in one call.
+    'digits-dice': DIGITS._replace(
+        options={'model.decode_head.loss_decode': CE_DICE}
     ),
     # One digit ten times rarer in training than the others.
     'digits-rare': DIGITS._replace(
