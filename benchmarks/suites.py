@@ -28,6 +28,13 @@ DIGITS = Setup(
     num_workers=0,
     parts=Parts('benchmark_parts', 'class_iou'),
 )
+TUNED_DIGITS = DIGITS._replace(
+    options={
+        'train_dataloader.batch_size': 16,
+        'optim_wrapper.optimizer.lr': 0.4,
+    },
+    length=2.0,
+)
 CIFAR_CONFIG = 'configs/cifar10/resnet18-w8_1xb{}-100e_cifar10-10k.py'
 CIFAR = DIGITS._replace(
     config=ROOT / CIFAR_CONFIG.format('128'),
@@ -50,6 +57,7 @@ CE_DICE = [
     dict(type='CrossEntropyLoss', loss_name='loss_ce', loss_weight=1.0),
     dict(type='DiceLoss', loss_name='loss_dice', loss_weight=3.0),
 ]
+HALF_BATCH = {'train_dataloader.batch_size': 64}
 # From ImageNet weights, on pictures of twice the size.
 LITE0 = {
     'data_preprocessor': dict(mean=[127.0] * 3, std=[128.0] * 3),
@@ -123,6 +131,9 @@ MAP = {
 }
 SUITES: dict[str, Setup] = MAP | {
     'digits': DIGITS,  # in place of the map's, whose digest is another
+    # With the best of the grid of stocks, as many samples in twice the steps.
+    'digits-tuned': TUNED_DIGITS,
+    'digits-tuned-three': TUNED_DIGITS._replace(length=6.0),
     'camvid': CAMVID,
     'cifar10': CIFAR,
     'cifar10-lars': CIFAR._replace(
@@ -139,8 +150,11 @@ SUITES: dict[str, Setup] = MAP | {
     'cifar10-lamb-30e': CIFAR._replace(
         config=ROOT / CIFAR_CONFIG.format('512-lamb'), length=0.3
     ),
+    # With half the batch, which the grid of stocks says is better.
+    'cifar10-tuned': CIFAR._replace(options=HALF_BATCH),
     # The paper's regime: all data gains little from training longer.
-    'cifar10-long': CIFAR._replace(length=3.0),
+    'cifar10-long': CIFAR._replace(options=HALF_BATCH, length=3.0),
+    'cifar10-longer': CIFAR._replace(options=HALF_BATCH, length=6.0),
     'cifar10-finetune': CIFAR._replace(options=LITE0, length=0.12),
     'camvid-adamw': CAMVID._replace(
         config=ROOT / 'configs/camvid/upernet_r18_1xb4-50e_camvid-120x160.py',
