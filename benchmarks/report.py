@@ -46,7 +46,7 @@ PICTURES = HERE / 'pictures'
 SUFFIXES = ('', *(f'-{percent}' for percent in COSTS))
 # Pages with the table of what fewer samples cost, and at which costs.
 PAGES = {
-    ROOT / 'README.md': ('',),
+    ROOT / 'README.md': SUFFIXES[:1],
     ROOT / 'docs/results.md': SUFFIXES,
 }
 SUMMARY_BLOCK = 'results'
@@ -63,20 +63,25 @@ CLASS_ARMS += [arm for arm in SWEEP.values() if arm not in CLASS_ARMS]
 
 # The rows of the README's table, in words.
 SUMMARY_ROWS = {
-    'digits': 'digits',
-    'digits-near0-three': 'digits, 3x as long',
-    'digits-rare': 'digits, one rare',
-    'camvid': 'CamVid, SGD',
+    'digits-tuned': 'digits',
+    'digits': 'digits, not tuned',
+    'digits-near0-three': 'the same, 3x as long',
+    'digits-rare': 'the same, one digit rare',
+    'camvid': 'CamVid, SGD, not tuned',
     'camvid-adamw': 'CamVid, AdamW',
     'camvid-finetune': 'CamVid, fine-tuned, AdamW',
     'camvid-finetune-sgd': 'CamVid, fine-tuned, SGD',
-    'cifar10': 'CIFAR-10, SGD',
+    'cifar10-tuned': 'CIFAR-10, SGD',
+    'cifar10': 'CIFAR-10, SGD, not tuned',
     'cifar10-long': 'CIFAR-10, SGD, 5x as long',
     'cifar10-adamw': 'CIFAR-10, AdamW',
-    'cifar10-lars': 'CIFAR-10, LARS',
-    'cifar10-lamb': 'CIFAR-10, LAMB',
+    'cifar10-lars': 'CIFAR-10, LARS, not tuned',
+    'cifar10-lamb': 'CIFAR-10, LAMB, not tuned',
     'cifar10-finetune': 'CIFAR-10, fine-tuned',
 }
+
+# Those that only docs/results.md has.
+DETAILS = {'digits-rare', 'cifar10-lars', 'cifar10-lamb'}
 
 # Its columns, in words: what is compared with all data.
 SUMMARY_ARMS = {
@@ -198,14 +203,14 @@ def suite_text(suite: str, results: Results) -> str:
         if class_names(results):
             arms = [arm for arm in CLASS_ARMS if arm in results]
             parts.append(class_table(results, arms))
-        if is_drawn(results):
+        if is_drawn(suite, results):
             parts.append(picture(f'Curves of {suite}', suite))
     return '\n\n'.join(parts)
 
 
-def is_drawn(results: Results) -> bool:
+def is_drawn(suite: str, results: Results) -> bool:
     """Tell whether a suite has a picture: it needs a control."""
-    return results.keys() >= MAP_ARMS
+    return suite not in DETAILS and results.keys() >= MAP_ARMS
 
 
 def map_text(on_map: Mapping[str, Results]) -> str:
@@ -274,7 +279,7 @@ def with_blocks(text: str, found: Mapping[str, str]) -> str:
 def draw_all(results_of: Mapping[str, Results], folder: Path) -> None:
     """Draw every picture that RESULTS.md shows."""
     for suite, results in by_themselves(results_of).items():
-        if is_drawn(results):
+        if is_drawn(suite, results):
             draw(results, suite, folder / f'{suite}.png')
     if len(fields := on_map(results_of)) > 1:
         draw_map(fields, folder / 'map.png')
@@ -290,10 +295,13 @@ def summary_table(
 
     Args:
         results_of (Mapping): The finished cells by suite.
-        suffixes (Sequence[str]): Those of the arms at the costs wanted.
+        suffixes (Sequence[str]): Those of the arms at the costs wanted. With
+            one alone, suites of :data:`DETAILS` are left out.
     """
     rows = [['trained on (seeds)', 'samples', *SUMMARY_ARMS.values()]]
     for suite, words in SUMMARY_ROWS.items():
+        if suite in DETAILS and len(suffixes) == 1:
+            continue
         results = results_of.get(suite, {})
         for suffix in suffixes:
             if runs := results.get(f'infobatch{suffix}'):

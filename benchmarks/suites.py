@@ -11,6 +11,7 @@ from infobatch_mm.compare import arms
 from infobatch_mm.compare.arms import Arm
 from infobatch_mm.compare.cells import Study
 from infobatch_mm.compare.setup import Parts, Setup, is_epoch_based, stretch
+from infobatch_mm.pacing import FEWER_STEPS, SMALLER_BATCHES
 
 ROOT = Path(__file__).resolve().parents[1]
 HERE = ROOT / 'benchmarks'
@@ -179,9 +180,14 @@ SUITES: dict[str, Setup] = MAP | {
 # Arms
 
 
+def paper(**options: object) -> Arm:
+    """Return an arm that prunes in fewer steps, as the paper does."""
+    return arms.infobatch_fewer_steps(**options)
+
+
 def prune_ratio(ratio: float | Mapping[str, object]) -> Arm:
     """Return an arm of the paper's policy at another prune ratio."""
-    return arms.infobatch(
+    return paper(
         policy=dict(type='InfoBatchPolicy', prune_ratio=ratio), delta=0.875
     )
 
@@ -214,9 +220,19 @@ def tuned(batch: float, lr: float) -> Arm:
 
 PAPER = dict(policy=dict(type='InfoBatchPolicy', prune_ratio=0.5), delta=0.875)
 INFOBATCH = dict(type='InfoBatchPolicy')
+
+
+def core(**options: object) -> dict[str, Arm]:
+    """Return the core arms: both pacings of InfoBatch, and their controls."""
+    named = arms.core(**options, pacing=FEWER_STEPS)
+    del named['infobatch-fewer-steps']  # here it is `infobatch`
+    smaller = arms.infobatch(**options, pacing=SMALLER_BATCHES)
+    return named | {'infobatch-small-batch': smaller}
+
+
 # With the options of the paper spelled out, as the digests of the cells hold
-# them; those of `random` are the same by default.
-CORE = arms.core() | dict(infobatch=arms.infobatch(**PAPER))
+# them; those of the others are the same by default.
+CORE = core() | dict(infobatch=paper(**PAPER))
 
 
 def at_cost(percent: int, keep: float) -> dict[str, Arm]:
@@ -232,7 +248,7 @@ def at_cost(percent: int, keep: float) -> dict[str, Arm]:
         f'{name}-{percent}': arm._replace(
             at_cost_of=arm.at_cost_of and f'{arm.at_cost_of}-{percent}'
         )
-        for name, arm in arms.core(policy=policy, delta=0.875).items()
+        for name, arm in core(policy=policy, delta=0.875).items()
         if name != 'full'
     }
 
@@ -243,18 +259,14 @@ AT_COSTS = at_cost(50, keep=0.42) | at_cost(33, keep=0.22)
 # Without what was run as exploratory first, and became a core arm for that.
 PLANNED_ARMS = (CORE | AT_COSTS).keys() - {'short-lr'}
 EXPLORATORY: dict[str, Arm] = {
-    'quantile': arms.infobatch(
-        policy=dict(type='QuantilePolicy'), delta=0.875
-    ),
-    'class-balanced': arms.infobatch(score='class_balanced'),
-    'gradient-norm': arms.infobatch(**PAPER, score='gradient_norm'),
-    'random-unscaled': arms.random(rescaled=False),
-    'infobatch-unscaled': arms.infobatch(
-        policy=arms.unscaled(INFOBATCH), delta=0.875
-    ),
-    'infobatch-no-annealing': arms.infobatch(**PAPER | dict(delta=1.0)),
+    'quantile': paper(policy=dict(type='QuantilePolicy'), delta=0.875),
+    'class-balanced': paper(score='class_balanced'),
+    'gradient-norm': paper(**PAPER, score='gradient_norm'),
+    'random-unscaled': arms.random(rescaled=False, pacing=FEWER_STEPS),
+    'infobatch-unscaled': paper(policy=arms.unscaled(INFOBATCH), delta=0.875),
+    'infobatch-no-annealing': paper(**PAPER | dict(delta=1.0)),
     'subset': arms.subset(),
-    'infobatch-lr': arms.infobatch_lr(**PAPER),
+    'infobatch-lr': arms.infobatch_lr(**PAPER, pacing=FEWER_STEPS),
     'ramp-up': ramp(0.1, 0.9),
     'ramp-down': ramp(0.9, 0.1),
     'ramp-up-0.99': ramp(0.0, 0.99),

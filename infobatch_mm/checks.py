@@ -63,11 +63,16 @@ def check_hooks(hooks: Sequence[Any], ours: Any) -> None:
 
 
 def check_pacing(run: PrunedRun, logger: Any) -> None:
-    """Say what the smallest batch allows, or raise if it allows nothing."""
+    """Say which pacing a run has, and what the smallest batch allows."""
     dealing = run.dealing
-    if dealing is None or isinstance(run.policy, NoPruningPolicy):
+    if isinstance(run.policy, NoPruningPolicy):
         return
-    dealing.check()
+    if dealing is None:
+        logger.info(
+            f'pacing={run.pacing!r}: a pruned round has fewer steps, each '
+            'longer by as much'
+        )
+        return
     fewest = min(dealing.fewest, run.total)
     logger.info(
         f'pacing={run.pacing!r}: a round has the {dealing.steps} steps of a '
@@ -178,7 +183,7 @@ def check_settings(
     score: str,
     score_momentum: float,
     warmup_rounds: int,
-    pacing: str,
+    pacing: str | None,
     smallest_batch: int,
 ) -> None:
     """Raise a ValueError that names a setting which is out of range."""
@@ -198,7 +203,7 @@ def check_settings(
             f'warmup_rounds={warmup_rounds!r} is not a number of rounds; 0 '
             'prunes as soon as there are scores'
         )
-    if pacing not in PACINGS:
+    if pacing not in (None, *PACINGS):
         raise ValueError(
             f'pacing={pacing!r} is not known; there are {", ".join(PACINGS)}'
         )

@@ -10,7 +10,6 @@ from mmengine.registry import HOOKS
 from . import binding, checks, records
 from .host.checkpoint import allow_resuming, bind_checkpoint_hooks
 from .host.running import announce_max_iters, is_resuming, show_scores
-from .pacing import FEWER_STEPS
 from .parts import Parts
 from .pruned_run import STATE_KEY, PrunedRun
 from .pruning import NoPruningPolicy
@@ -68,11 +67,13 @@ class InfoBatchHook(Hook):
             draws that depend on seed, round and index alone. None (default):
             yes, unless the policy is ``NoPruningPolicy``, with which a run is
             the stock run to the bit and draws what that draws.
-        pacing (str): How a pruned round spends its samples.
-            ``'fewer_steps'`` (default): in batches of full size, of which
-            there are fewer, each a longer step (the paper).
+        pacing (str, optional): How a pruned round spends its samples.
             ``'smaller_batches'``: in as many steps as a full pass has, so that
             all that counts steps is that of the stock run.
+            ``'fewer_steps'``: in batches of full size, of which there are
+            fewer, each a longer step (the paper). None (default): smaller
+            batches, but fewer steps where no batch can be made smaller, which
+            the log says at the start.
         smallest_batch (int): The fewest samples of a batch on a rank, with
             smaller batches. Rounds keep as many samples as that takes.
             Defaults to 2, for batch norm that is not synchronised.
@@ -101,7 +102,7 @@ class InfoBatchHook(Hook):
         warmup_rounds: int = 0,
         unweighted: str | Sequence[str] = 'refuse',
         exact_resume: bool | None = None,
-        pacing: str = FEWER_STEPS,
+        pacing: str | None = None,
         smallest_batch: int = 2,
     ) -> None:
         check_unweighted(unweighted)
@@ -194,7 +195,9 @@ class InfoBatchHook(Hook):
             self.parts.gather_scores(runner)
         run.times.pause()
         if is_main_process():
-            self.parts.records.add_round(records.round_record(run))
+            self.parts.records.add_round(
+                records.round_record(run, runner.iter)
+            )
             show_scores(runner.visualizer, run.board.scores, runner.iter)
         run.end_round()
 

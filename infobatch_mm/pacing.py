@@ -1,11 +1,11 @@
-"""The two ways to spend a pruned round: in fewer steps, or smaller batches."""
+"""The two ways to spend a pruned round: smaller batches, or fewer steps."""
 
 from dataclasses import dataclass, replace
 
 from .pruning.plan import Plan
 
-FEWER_STEPS, SMALLER_BATCHES = 'fewer_steps', 'smaller_batches'
-PACINGS = (FEWER_STEPS, SMALLER_BATCHES)
+SMALLER_BATCHES, FEWER_STEPS = 'smaller_batches', 'fewer_steps'
+PACINGS = (SMALLER_BATCHES, FEWER_STEPS)
 
 
 def next_batch(samples: int, steps: int) -> int:

@@ -10,8 +10,9 @@ from . import binding, checks, ranks
 from .datasets.identity import Identities
 from .host.batches import deal_batches
 from .ledger import Ledger
-from .pacing import SMALLER_BATCHES, Dealing
+from .pacing import FEWER_STEPS, SMALLER_BATCHES, Dealing
 from .pruned_run import PrunedRun
+from .pruning import NoPruningPolicy
 from .randomness import RandomStates
 from .records import RunRecords, resumed_text
 from .rounds import Policy
@@ -30,7 +31,7 @@ class Options(Protocol):
     warmup_rounds: int
     unweighted: str | Sequence[str]
     exact_resume: bool
-    pacing: str
+    pacing: str | None
     smallest_batch: int
 
 
@@ -205,11 +206,8 @@ def new_run(
     loop, loader = runner.train_loop, runner.train_dataloader
     clock, world_size = binding.clock_of(loop), get_world_size()
     batch_size = binding.global_batch_size(loader, world_size)
-    in_order, dealing = binding.keeps_order(loader), None
-    if options.pacing == SMALLER_BATCHES:
-        deal_batches(loader)
-        smallest = int(options.smallest_batch)
-        dealing = Dealing(clock.pass_ticks, batch_size, world_size, smallest)
+    smallest = int(options.smallest_batch)
+    dealing = Dealing(clock.pass_ticks, batch_size, world_size, smallest)
     board = ScoreBoard(
         len(loader.dataset),
         device=next(runner.model.parameters()).device,
@@ -227,6 +225,32 @@ def new_run(
         score=options.score,
         warmup_rounds=options.warmup_rounds,
         trims_rounds=binding.has_rounds(loop),
-        keeps_order=in_order,
-        dealing=dealing,
+        keeps_order=binding.keeps_order(loader),
+        dealing=dealing if deals(runner, options, dealing) else None,
     )
+
+
+def deals(runner: Any, options: Options, dealing: Dealing) -> bool:
+    """Tell whether rounds are spent in smaller batches, and see that they are.
+
+    Args:
+        runner (Runner): The runner, whose dataloader is made to deal them.
+        options (Options): What is asked of the run.
+        dealing (Dealing): How samples would be dealt.
+
+    Raises:
+        ValueError: If it is asked for, and no batch can be made smaller.
+    """
+    if options.pacing == FEWER_STEPS or isinstance(
+        options.policy, NoPruningPolicy
+    ):
+        return False
+    try:
+        dealing.check()
+        deal_batches(runner.train_dataloader)
+    except ValueError as error:
+        if options.pacing == SMALLER_BATCHES:
+            raise
+        runner.logger.warning(f'pacing={FEWER_STEPS!r} is taken: {error}')
+        return False
+    return True

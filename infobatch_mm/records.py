@@ -90,8 +90,13 @@ def resumed_text(run: PrunedRun) -> str:
     )
 
 
-def round_record(run: PrunedRun) -> dict[str, Any]:
-    """Return the line of ``infobatch.jsonl`` for the round that ended."""
+def round_record(run: PrunedRun, iters: int) -> dict[str, Any]:
+    """Return the line of ``infobatch.jsonl`` for the round that ended.
+
+    Args:
+        run (PrunedRun): The state of the run.
+        iters (int): Iterations that the run has made.
+    """
     plan = run.plan
     assert plan is not None
     return dict(
@@ -99,6 +104,8 @@ def round_record(run: PrunedRun) -> dict[str, Any]:
         iter=run.round_begin_iter,
         total=run.total,
         kept=len(plan),
+        # The run may end within a round, or have laid its rest out anew.
+        iters=max(run.clock.round_iters, iters - run.round_begin_iter),
         threshold=plan.threshold,
         mean_weight=plan.mean_weight,
         max_weight=plan.weights.max().item(),

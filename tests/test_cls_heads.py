@@ -717,7 +717,7 @@ class CountingLoss(nn.Module):
 
 
 def test_a_loss_that_counts_its_calls_counts_the_steps(tmp_path):
-    cfg = cls_toys.config(tmp_path, epochs=2)
+    cfg = cls_toys.config(tmp_path, epochs=2, hook=dict(pacing='fewer_steps'))
     cfg.model.head.head.loss = dict(type='CountingLoss')
     runner = Runner.from_cfg(cfg)
     runner.train()

@@ -51,6 +51,7 @@ from infobatch_mm.compare.parts import (
 )
 from infobatch_mm.compare.setup import (
     Setup,
+    config_hash,
     samples_budget,
     stock_config,
     stretch,
@@ -204,7 +205,7 @@ def test_only_arms_of_equal_cost_wait_for_the_pruned_run():
     assert {arm for arm, needed in waits.items() if needed is None} == {
         'infobatch',
         'full',
-        'infobatch-small-batch',
+        'infobatch-fewer-steps',
     }
     assert {*waits.values()} == {None, 'infobatch'}
 
@@ -223,7 +224,10 @@ def test_random_prunes_as_much_with_the_same_options(stock):
     hook = cfg.custom_hooks[-1]
     policy = dict(type='RandomPolicy', prune_ratio=0.3)
     assert hook == dict(
-        type='infobatch_mm.InfoBatchHook', policy=policy, delta=0.9
+        type='infobatch_mm.InfoBatchHook',
+        pacing=None,
+        policy=policy,
+        delta=0.9,
     )
     assert cfg.train_cfg.max_iters == 1920
 
@@ -290,12 +294,27 @@ def test_a_batch_of_one_can_be_made_no_smaller(stock):
         change(arms.small_batch(), stock)
 
 
-def test_infobatch_with_small_batches_has_its_options(stock):
-    options = dict(policy=dict(type='QuantilePolicy'), pacing='fewer_steps')
-    cfg = change(arms.core(**options)['infobatch-small-batch'], stock)
+def test_infobatch_in_fewer_steps_has_its_options(stock):
+    options = dict(
+        policy=dict(type='QuantilePolicy'), pacing='smaller_batches'
+    )
+    cfg = change(arms.core(**options)['infobatch-fewer-steps'], stock)
     hook = cfg.custom_hooks[-1]
     assert hook['policy'] == dict(type='QuantilePolicy')
-    assert hook['pacing'] == 'smaller_batches'
+    assert hook['pacing'] == 'fewer_steps'
+
+
+def test_the_digest_of_a_cell_tells_the_pacing(stock):
+    """That of the paper is none, as it was the default once."""
+
+    def digest(**options):
+        return config_hash(change(arms.infobatch(**options), stock))
+
+    before = enable(stock, delta=0.9)
+    paper = digest(delta=0.9, pacing='fewer_steps')
+    assert paper == config_hash(before)
+    others = digest(delta=0.9), digest(delta=0.9, pacing='smaller_batches')
+    assert len({paper, *others}) == 3
 
 
 def test_every_learning_rate_is_raised(stock):
@@ -626,7 +645,9 @@ def test_cells_hold_costs_and_metrics(study, cells):
     rounds = rounds_of(study, study.cell('infobatch', 0))
     assert pruned['samples_seen'] == sum(r['kept'] for r in rounds) < 320
     assert [r['kept'] for r in pruned['rounds']] == [r['kept'] for r in rounds]
-    assert cells['short']['iters'] == pruned['iters']
+    # Pruned or not, each batch is of eight samples or fewer.
+    assert pruned['iters'] == 40
+    assert abs(8 * cells['short']['iters'] - pruned['samples_seen']) < 8
     for cell in cells.values():
         assert cell['value'] == cell['validations'][-1]['mIoU']
         assert 'IoU/background' in cell['validations'][-1]
@@ -805,7 +826,8 @@ def test_an_overlay_becomes_its_unpruned_twin(name):
     found, options = unpruned(overlay)
     assert found.to_dict() == twin.to_dict()
     policy = dict(type='InfoBatchPolicy', prune_ratio=0.5)
-    assert options == dict(policy=policy, delta=0.875)
+    pacing = 'smaller_batches'
+    assert options == dict(policy=policy, delta=0.875, pacing=pacing)
 
 
 def test_what_cannot_be_taken_out_is_refused(tmp_path):
@@ -948,7 +970,7 @@ KNOWN = {
     'short': costing([68.0, 69.3, 70.1, 68.2], 74, 74.0),
     'small-batch': costing([71.0, 72.0, 73.1, 71.5], 74, 76.0),
     'random': costing([69.0], 74, 80.0),
-    'infobatch-small-batch': costing([70.1, 71.0, 72.1, 70.4], 74, 80.0),
+    'infobatch-fewer-steps': costing([70.1, 71.0, 72.1, 70.4], 74, 80.0),
 }
 
 
@@ -965,11 +987,11 @@ def test_the_verdict_is_what_a_person_can_act_on(tmp_path):
         f'against all data: -0.08 [{gap.low:+.2f}, {gap.high:+.2f}], '
         'indistinguishable (4 seeds). At equal cost: better than short; '
         'worse than small-batch; no verdict from one seed on random. At '
-        'their own cost: indistinguishable from infobatch-small-batch. '
+        'their own cost: indistinguishable from infobatch-fewer-steps. '
     )
     more = text.partition('stay as they are: ')[2]
     named = [part.split(' for ')[1] for part in more.rstrip('.').split(', ')]
-    assert named == ['full', 'random', 'infobatch-small-batch']
+    assert named == ['full', 'random', 'infobatch-fewer-steps']
 
 
 def test_less_may_be_better(tmp_path):
@@ -1315,7 +1337,10 @@ def test_a_pruned_config_gives_the_options_of_infobatch(desk, tmp_path):
     }
     assert [hook.type for hook in hooks['full']] == ['BenchmarkHook']
     assert hooks['infobatch'][-1] == dict(
-        type='infobatch_mm.InfoBatchHook', delta=0.7, score_momentum=0.5
+        type='infobatch_mm.InfoBatchHook',
+        pacing=None,
+        delta=0.7,
+        score_momentum=0.5,
     )
 
 

@@ -103,6 +103,7 @@ def light_run(work_dir, loop, batch_size, samples=32, overrides=None):
         loop,
         batch_size=batch_size,
         samples=samples,
+        pacing='fewer_steps',  # as two ranks of two samples have it
         default_hooks=dict(
             checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=3)
         ),
@@ -200,7 +201,12 @@ def segmentor(work_dir, batch_size, norm):
     # So that rounding does not decide where a maximum is pooled from.
     torch.set_default_dtype(torch.float64)
     cfg = toys.config(
-        work_dir, samples=16, batch_size=batch_size, epochs=3, delta=1
+        work_dir,
+        samples=16,
+        batch_size=batch_size,
+        epochs=3,
+        delta=1,
+        pacing='fewer_steps',  # as two ranks of two samples have it
     )
     for part in ('backbone', 'decode_head', 'auxiliary_head'):
         part = cfg.model[part]

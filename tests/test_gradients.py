@@ -538,6 +538,7 @@ def run(work_dir, *, pruned=True, **overrides):
         epochs=EPOCHS,
         policy=HALF_OF_HALF,
         delta=0.5,
+        pacing='fewer_steps',
         **overrides,
     )
     cfg.custom_hooks.append(dict(type='StepCounter'))
@@ -594,6 +595,7 @@ def test_every_step_is_along_the_mean_gradient(tmp_path, loop, policy, counts):
         samples=24,
         policy=policy,
         delta=1.0,
+        pacing='fewer_steps',
         optim_wrapper=wrapper,
     )
     runner = toys.train(cfg)

@@ -41,7 +41,9 @@ def log_lines(work_dir, start):
 def run(tmp_path_factory):
     """One pruned run of 8 epochs on 24 samples in batches of 4."""
     work_dir = tmp_path_factory.mktemp('run')
-    cfg = toys.config(work_dir, epochs=8, log_level='INFO')
+    cfg = toys.config(
+        work_dir, epochs=8, pacing='fewer_steps', log_level='INFO'
+    )
     toys.add_validation(cfg, interval=4)
     return work_dir, toys.train(cfg)
 
@@ -51,7 +53,7 @@ def test_each_round_has_a_line(run):
     rounds = read_rounds(work_dir)
     assert [r['round'] for r in rounds] == list(range(8))
     keys = (
-        'round iter total kept threshold mean_weight max_weight '
+        'round iter total kept iters threshold mean_weight max_weight '
         'variance_ratio score_histogram digest nonfinite seconds'
     )
     for record in rounds:
@@ -140,7 +142,11 @@ def test_a_resumed_run_says_where(tmp_path):
     def start(**settings):
         policy = dict(type='RandomPolicy', prune_ratio=0.5)
         cfg = toys.config(
-            tmp_path, policy=policy, log_level='INFO', **settings
+            tmp_path,
+            policy=policy,
+            pacing='fewer_steps',
+            log_level='INFO',
+            **settings,
         )
         toys.make_iter_based(cfg, 24)
         cfg.default_hooks.checkpoint = dict(

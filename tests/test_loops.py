@@ -272,7 +272,12 @@ def test_schedules_follow_the_clock(tmp_path, schedule, stock, ours):
         )
     )
     runner, curve = train(
-        light.config(tmp_path / 'ours', ours, schedulers=schedulers)
+        light.config(
+            tmp_path / 'ours',
+            ours,
+            schedulers=schedulers,
+            pacing='fewer_steps',
+        )
     )
     clock = toys.hook_of(runner).clock
     budget = max(reference.by_tick)
@@ -327,6 +332,7 @@ def test_checkpoints_fall_where_the_clock_says(tmp_path):
             tmp_path / name,
             loop,
             pruned=name == 'ours',
+            pacing='fewer_steps',
             default_hooks=dict(checkpoint=saves),
         )
         runner, _ = train(cfg)
@@ -399,7 +405,14 @@ HALF = dict(type='RandomPolicy', prune_ratio=0.5)
 def test_the_total_is_exact_where_rounds_are_alike(
     tmp_path, loop, delta, warmup
 ):
-    cfg = light.config(tmp_path, loop, samples=24, policy=HALF, delta=delta)
+    cfg = light.config(
+        tmp_path,
+        loop,
+        samples=24,
+        policy=HALF,
+        delta=delta,
+        pacing='fewer_steps',
+    )
     cfg.custom_hooks[0].warmup_rounds = warmup
     runner, found = totals(cfg)
     full = 6 * max(1, warmup)
@@ -468,7 +481,9 @@ def test_accumulated_gradients_are_all_stepped(tmp_path, counts):
 
 @pytest.mark.parametrize('workers', [0, 2])
 def test_a_round_is_a_pass_without_a_remainder(tmp_path, workers):
-    runner = toys.train(light.config(tmp_path, ITERS, workers=workers))
+    runner = toys.train(
+        light.config(tmp_path, ITERS, workers=workers, pacing='fewer_steps')
+    )
     hook = toys.hook_of(runner)
     assert hook.clock.pass_ticks == 26 // 4
     summary = hook.summary(runner)

@@ -179,7 +179,6 @@ def test_pruning_is_not_stock(stock, tmp_path):
     """The comparison can tell runs apart."""
     expected = torch.load(stock / 'plain.pth', weights_only=False)
     found = record(tmp_path)
-    assert len(found['log_vars']) < EPOCHS * 4
     first, later = found['log_vars'][0], found['log_vars'][-1]
     assert first == expected['log_vars'][0]
     assert later != expected['log_vars'][-1]

@@ -358,6 +358,31 @@ def test_a_batch_sampler_of_the_users_is_refused(tmp_path):
         toys.train(cfg)
 
 
+@pytest.mark.parametrize('settings, pacing, said', [
+    ({}, 'smaller_batches', "pacing='smaller_batches': a round has the 6"),
+    (
+        dict(batch_size=2),
+        'fewer_steps',
+        "pacing='fewer_steps' is taken: train_dataloader.batch_size is 2",
+    ),
+    (
+        dict(train_dataloader=dict(batch_sampler=dict(type='OwnBatchSampler'))),
+        'fewer_steps',
+        "pacing='fewer_steps' is taken: train_dataloader.batch_sampler is Own",
+    ),
+])  # fmt: skip
+def test_by_default_batches_are_smaller_where_they_can_be(
+    tmp_path, settings, pacing, said
+):
+    cfg = light.config(tmp_path, EPOCHS, samples=24, **settings)
+    cfg.custom_hooks[0].pop('pacing', None)  # what the environment may ask
+    cfg.log_level = 'INFO'
+    hook = toys.hook_of(toys.train(cfg))
+    assert hook.run.pacing == pacing and hook.run.rounds_pruned
+    (log,) = tmp_path.glob('*/*.log')
+    assert said in log.read_text()
+
+
 def test_a_policy_that_keeps_too_few_is_an_error():
     plan = RandomPolicy(0.5).plan(SCORES, generator=torch.Generator())
     with pytest.raises(ValueError, match='the policy kept 3 of 6 .*at_least'):

@@ -125,7 +125,7 @@ def test_a_resumed_run_reads_as_one(tmp_path, monkeypatch, pruned, iters):
         return run(cfg, **witness)
 
     # The first start goes on for a validation after its last checkpoint.
-    first = start(stop_at=(23 if pruned else 25) if iters else 28)
+    first = start(stop_at=25 if iters else 28)
     lost = read_run.validations(tmp_path)
     now = time.time
     monkeypatch.setattr(time, 'time', lambda: now() + 60)
@@ -518,6 +518,9 @@ def test_what_is_not_installed_is_named_with_its_extra(
 # Several runs and seeds, by arm: files with known numbers
 
 
+SMALLER_BATCHES = '# The records say that this run has smaller batches.'
+
+
 def fake(folder, seed, values, *, metric='mIoU', seconds=0.5, config=''):
     """Leave what a stock run of 10 iterations a validation would."""
     lines = []
@@ -718,13 +721,21 @@ def test_a_run_without_the_metric_of_the_others_is_named(tmp_path):
         (0.4, '', '25%'),
         # What else a batch holds takes another time.
         (0.9, 'train_dataloader = dict(batch_size=4)', None),
-        (0.3, "hook = dict(pacing='smaller_batches')", None),
+        # ... or fewer samples, as with smaller batches.
+        (0.3, SMALLER_BATCHES, None),
     ],
 )
 def test_times_that_differ_are_not_taken_for_gains(
     tmp_path, seconds, config, warns
 ):
     fast = fake(tmp_path / 'a', 0, [50.0], seconds=seconds, config=config)
+    if config == SMALLER_BATCHES:
+        line = dict(round=0, iter=0, total=20, kept=10, iters=10)
+        line |= dict(mean_weight=1.0, threshold=1.0, seconds=3.0)
+        (fast / 'infobatch.jsonl').write_text(f'{json.dumps(line)}\n')
+        (scalars,) = fast.glob('*/vis_data/scalars.json')
+        with scalars.open('a') as file:
+            file.write('{"infobatch/kept_ratio": 0.5, "step": 0}\n')
     stock = fake(tmp_path / 'b', 0, [50.0, 50.0])
     shown = sources.read([('a', fast), ('b', stock)])
     warning = arms.pace_warning(shown.arms)

@@ -311,7 +311,7 @@ def test_a_collate_function_changes_no_count(
 ):
     cfg = stock(tmp_path)
     cfg.train_dataloader.collate_fn = dict(type=collate.__name__)
-    hook, ids = train(enable(cfg))
+    hook, ids = train(enable(cfg, pacing='fewer_steps'))
     assert len(sum(ids[:6], [])) == rows
     assert hook.samples_seen == 4 * len(ids) < hook.samples_budget == 3 * 24
     assert hook.board.scores.isnan().sum() == unscored

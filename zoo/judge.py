@@ -143,7 +143,9 @@ def write_weights(cfg: Config) -> None:
 def prune(cfg: Config) -> Config:
     """Return a small config that prunes until its end."""
     policy = dict(type='InfoBatchPolicy', prune_ratio=0.75)
-    return infobatch_mm.enable(cfg, policy=policy, delta=1.0)
+    # As by default: its batches of two can be made no smaller.
+    options = dict(policy=policy, delta=1.0, pacing='fewer_steps')
+    return infobatch_mm.enable(cfg, **options)
 
 
 def rounds_of(work_dir: str) -> list[int]:

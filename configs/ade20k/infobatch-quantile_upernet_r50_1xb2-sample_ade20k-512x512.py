@@ -25,6 +25,7 @@ custom_hooks = [
             prune_ratios=(0.75, 0.5),
         ),
         delta=0.875,
+        pacing='fewer_steps',  # a batch of 2 can be made no smaller
     )
 ]
 

@@ -29,6 +29,7 @@ custom_hooks = [
         type='infobatch_mm.InfoBatchHook',
         policy=dict(type='InfoBatchPolicy', prune_ratio=0.5),
         delta=0.875,
+        pacing='smaller_batches',  # the paper's: 'fewer_steps'
     )
 ]
 train_cfg = dict(type='infobatch_mm.InfoBatchIterBasedTrainLoop')

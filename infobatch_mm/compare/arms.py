@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from mmengine.config import Config
 
 from ..config import enable, type_name
-from ..pacing import SMALLER_BATCHES
+from ..pacing import FEWER_STEPS
 from .parts import UnscaledPolicy
 from .setup import is_epoch_based, schedulers_of, stretch
 
@@ -59,11 +59,13 @@ def full() -> Arm:
 
 
 def infobatch(**options: Any) -> Arm:
-    """Prune, by default as the paper does.
+    """Prune.
 
     Args:
         **options: Those of :func:`infobatch_mm.enable`.
     """
+    # Written out, so that the digest of a cell tells the pacing.
+    options = {'pacing': None} | options
 
     def change(cfg: Config, budget: Budget, seed: int) -> Config:
         return enable(cfg, **options)
@@ -71,10 +73,10 @@ def infobatch(**options: Any) -> Arm:
     return Arm(change, words='pruned, with the options given')
 
 
-def infobatch_small_batch(**options: Any) -> Arm:
-    """Prune, and keep all steps of the full run with smaller batches."""
-    arm = infobatch(**options | dict(pacing=SMALLER_BATCHES))
-    return arm._replace(words='pruned, in all steps with smaller batches')
+def infobatch_fewer_steps(**options: Any) -> Arm:
+    """Prune, and spend the samples in fewer, longer steps, as the paper."""
+    arm = infobatch(**options | dict(pacing=FEWER_STEPS))
+    return arm._replace(words='pruned, in fewer and longer steps (the paper)')
 
 
 def random(*, rescaled: bool = True, **options: Any) -> Arm:
@@ -84,6 +86,7 @@ def random(*, rescaled: bool = True, **options: Any) -> Arm:
         rescaled (bool): Whether the kept samples stand for those left out.
         **options: Those of ``infobatch``, whose policy is replaced.
     """
+    options = {'pacing': None} | options
 
     def change(cfg: Config, budget: Budget, seed: int) -> Config:
         policy = dict(type='RandomPolicy', prune_ratio=budget.prune_ratio)
@@ -230,7 +233,7 @@ def core(**options: Any) -> dict[str, Arm]:
         'short': short(),
         'short-lr': short_lr(),
         'small-batch': small_batch(),
-        'infobatch-small-batch': infobatch_small_batch(**options),
+        'infobatch-fewer-steps': infobatch_fewer_steps(**options),
     }
 
 

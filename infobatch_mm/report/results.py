@@ -17,7 +17,6 @@ from .runs import SCALAR, ClassTable
 
 SEED = re.compile(r'^ {4}seed: (\d+)$', re.MULTILINE)
 CLOCK, KEPT = 'infobatch/clock', 'infobatch/kept_ratio'
-SMALLER_BATCHES = 'smaller_batches'
 
 
 class Metric(NamedTuple):
@@ -87,7 +86,7 @@ def read(work_dir: Path, metric: Metric | None = None) -> Run:
         of_run.per_class(work_dir),
         of_run.prunes(work_dir),
         pace(work_dir),
-        (of_run.global_batch(work_dir), SMALLER_BATCHES in cfg.text),
+        (of_run.global_batch(work_dir), of_run.deals(work_dir)),
     )
 
 

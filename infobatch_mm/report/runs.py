@@ -125,7 +125,7 @@ def iterations(work_dir: Path) -> list[int]:
         return [entry.at for entry in steps]
     batch = global_batch(work_dir)
     ends = {
-        line['round'] + 1: line['iter'] + math.ceil(line['kept'] / batch)
+        line['round'] + 1: line['iter'] + _iters(line, batch)
         for line in rounds(work_dir)
     }
     length = _epoch_length([e.line for e in found if is_train(e.line)])
@@ -136,13 +136,24 @@ def iterations(work_dir: Path) -> list[int]:
 def images_seen(work_dir: Path) -> list[int]:
     """Return the number of samples trained on before each validation.
 
-    In a stock run by epochs, a smaller last batch counts as a whole one.
+    In a stock run by epochs, a smaller last batch counts as a whole one, and
+    so do all batches of a round that is under way.
     """
     batch, lines = global_batch(work_dir), rounds(work_dir)
+    dealt = deals(work_dir)
     return [
-        _images(done, lines, batch) if lines else done * batch
+        _images(done, lines, batch, dealt) if lines else done * batch
         for done in iterations(work_dir)
     ]
+
+
+def deals(work_dir: Path) -> bool:
+    """Tell whether a run spent its rounds in smaller batches."""
+    batch = global_batch(work_dir)
+    return any(
+        _iters(line, batch) > math.ceil(line['kept'] / batch)
+        for line in rounds(work_dir)
+    )
 
 
 def train_seconds(work_dir: Path) -> list[float]:
@@ -227,19 +238,36 @@ def _epoch_length(trained: list[Line]) -> int:
     return (firsts[last] - firsts[first]) // (last - first)
 
 
-def _images(done: int, lines: list[Line], batch: int) -> int:
+def _iters(line: Line, batch: int) -> int:
+    """Return the iterations of a round.
+
+    Versions that did not write them had but full batches, unless asked.
+    """
+    return line.get('iters') or math.ceil(line['kept'] / batch)
+
+
+def _images(done: int, lines: list[Line], batch: int, dealt: bool) -> int:
     """Return the samples of a pruned run's first iterations.
 
     Before its first round it was a stock run; after the last of the lines a
     round is under way.
     """
-    ends = lines[-1]['iter'] + math.ceil(lines[-1]['kept'] / batch)
+    ends = lines[-1]['iter'] + _iters(lines[-1], batch)
     stock = min(done, lines[0]['iter']) + max(0, done - ends)
     pruned = (
-        min(line['kept'], max(0, done - line['iter']) * batch)
+        _images_of(line, max(0, done - line['iter']), batch, dealt)
         for line in lines
     )
     return stock * batch + sum(pruned)
+
+
+def _images_of(line: Line, iters: int, batch: int, dealt: bool) -> int:
+    """Return the samples of the first iterations of a round."""
+    kept = line['kept']
+    if dealt and kept < line['total']:
+        least, larger = divmod(kept, _iters(line, batch))
+        return min(kept, iters * least + min(iters, larger))
+    return min(kept, iters * batch)
 
 
 # The results by class: mmseg prints a table, mmpretrain lists without names

@@ -8,6 +8,7 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS
+from processes import PACING
 
 NUMBERS = count()
 CLASSES = 5
@@ -122,7 +123,8 @@ def config(
         dataset = dict(type='IndexedDataset', dataset=dataset)
         sampler = dict(type='InfoBatchSampler')
         policy = policy or dict(type='InfoBatchPolicy', prune_ratio=0.5)
-        hooks = [dict(type='InfoBatchHook', policy=policy, **(hook or {}))]
+        hook = PACING | (hook or {})
+        hooks = [dict(type='InfoBatchHook', policy=policy, **hook)]
     name = f'cls_toy_{next(NUMBERS)}'
     cfg = Config(
         dict(

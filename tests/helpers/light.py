@@ -11,6 +11,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, METRICS, MODELS
 from mmengine.structures import BaseDataElement
+from processes import PACING
 from torch import nn
 
 from infobatch_mm.heads import attach
@@ -94,6 +95,7 @@ def config(
     pruned: bool = True,
     policy: dict | None = None,
     delta: float = 0.875,
+    pacing: str | None = None,
     val: bool = False,
     workers: int = 0,
     **overrides: Any,
@@ -105,6 +107,7 @@ def config(
     data = dict(type='LightData', size=samples)
     policy = policy or dict(type='InfoBatchPolicy', prune_ratio=0.5)
     hook = dict(type='InfoBatchHook', policy=policy, delta=delta)
+    hook.update(PACING if pacing is None else dict(pacing=pacing))
     loader = dict(
         batch_size=batch_size,
         num_workers=workers,

@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 FORK = multiprocessing.get_context('fork')
+# Of runs whose test does not say: the default pacing, or that which the
+# environment asks for (make test PACING=fewer_steps).
+PACING = {'pacing': os.environ['PACING']} if 'PACING' in os.environ else {}
 
 
 def _child(function: Callable[..., Any], args: tuple, progress: Any) -> None:

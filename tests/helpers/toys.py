@@ -11,6 +11,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import DATASETS
 from mmengine.runner import Runner
+from processes import PACING
 
 from infobatch_mm.digit_scenes import DigitScenes
 
@@ -124,6 +125,7 @@ def config(
     epochs: int = 4,
     policy: dict | None = None,
     delta: float = 0.875,
+    pacing: str | None = None,
     workers: int = 0,
     **overrides: Any,
 ) -> Config:
@@ -135,7 +137,9 @@ def config(
         dataset = dict(type='IndexedDataset', dataset=dataset)
         sampler = dict(type='InfoBatchSampler')
         policy = policy or dict(type='InfoBatchPolicy', prune_ratio=0.5)
-        hooks = [dict(type='InfoBatchHook', policy=policy, delta=delta)]
+        hook = dict(type='InfoBatchHook', policy=policy, delta=delta)
+        hook.update(PACING if pacing is None else dict(pacing=pacing))
+        hooks = [hook]
     name = f'toy_{next(NUMBERS)}'
     cfg = Config(
         dict(
