@@ -484,7 +484,9 @@ def test_a_loop_by_any_name(tmp_path, by, asking, monkeypatch):
 @pytest.mark.parametrize('asking', WAYS.values(), ids=WAYS)
 def test_the_run_is_the_explicit_run(tmp_path, asking):
     result = round_digests(asking_stock(tmp_path / 'stock', asking))
-    assert result == round_digests(config(tmp_path / 'explicit'))
+    explicit = config(tmp_path / 'explicit')
+    explicit.custom_hooks[0].pop('pacing', None)  # what the environment asks
+    assert result == round_digests(explicit)
     assert len(set(result)) == 4
 
 
