@@ -180,9 +180,7 @@ SUITES: dict[str, Setup] = MAP | {
 # Arms
 
 
-def paper(**options: object) -> Arm:
-    """Return an arm that prunes in fewer steps, as the paper does."""
-    return arms.infobatch_fewer_steps(**options)
+paper = arms.infobatch_fewer_steps
 
 
 def prune_ratio(ratio: float | Mapping[str, object]) -> Arm:

@@ -69,7 +69,7 @@ of 80 % if the differences stay as they are. One seed gives no verdict.
 examples:
   infobatch compare my_config.py --length 0.25 --seeds 2 --arms full short
   infobatch compare mmseg::upernet/upernet_r50_4xb4-160k_ade20k-512x512.py \\
-      --launcher pytorch --gpus 4 --infobatch-options pacing=smaller_batches
+      --launcher pytorch --gpus 4 --infobatch-options policy.keep=0.7
 """
 
 
