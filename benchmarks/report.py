@@ -26,10 +26,11 @@ from . import replace_block, suites, write_block
 from .map import draw_map, map_table, prediction_table
 from .suites import (
     ARMS,
-    AT_COSTS,
     BATCHES,
     CORE,
     COSTS,
+    DRAWN_OTHERWISE,
+    DRAWN_OTHERWISE_AT_COSTS,
     GRID,
     HERE,
     LRS,
@@ -73,8 +74,10 @@ SUMMARY_ROWS = {
     'camvid-finetune-sgd': 'CamVid, fine-tuned, SGD',
     'cifar10-tuned': 'CIFAR-10, SGD',
     'cifar10': 'CIFAR-10, SGD, not tuned',
-    'cifar10-long': 'CIFAR-10, SGD, 5x as long',
+    'cifar10-long': 'CIFAR-10, SGD, 10x as long',
     'cifar10-adamw': 'CIFAR-10, AdamW',
+    'cifar10-lars-30e': 'CIFAR-10, LARS',
+    'cifar10-lamb-30e': 'CIFAR-10, LAMB',
     'cifar10-lars': 'CIFAR-10, LARS, not tuned',
     'cifar10-lamb': 'CIFAR-10, LAMB, not tuned',
     'cifar10-finetune': 'CIFAR-10, fine-tuned',
@@ -83,14 +86,26 @@ SUMMARY_ROWS = {
 # Those that only docs/results.md has.
 DETAILS = {'digits-rare', 'cifar10-lars', 'cifar10-lamb'}
 
+NEVER_ANNEALED = 'infobatch-small-batch-no-annealing'
+
 # Its columns, in words: what is compared with all data.
 SUMMARY_ARMS = {
     'infobatch': 'InfoBatch, as in the paper',
     'infobatch-small-batch': 'InfoBatch, all steps',
+    NEVER_ANNEALED: 'and `delta=1`',
     'small-batch': 'smaller batches alone',
     'short': 'shorter schedule',
     'short-lr': 'and longer steps',
     'random': 'random pruning',
+}
+# Arms by turns, each with that whose rounds are drawn by themselves.
+BY_TURNS = {
+    'InfoBatch, all steps': (
+        'infobatch-small-batch',
+        'infobatch-small-batch-alone',
+    ),
+    'random, all steps': ('random-small-batch', 'random-small-batch-alone'),
+    'InfoBatch, fewer steps': ('infobatch-by-turns', 'infobatch'),
 }
 # What the tables by cost compare the core arms with.
 COMPARED_WITH = ('full', 'small-batch')
@@ -102,6 +117,7 @@ PLANNED = (
     'none: plan',
     'random: plan',
     'InfoBatch: plan',
+    'InfoBatch: plan, by turns',
     'quantile: plan',
     'InfoBatch: plan, hand out',
 )
@@ -143,13 +159,15 @@ def sweep_text(results: Results) -> str:
 
 
 def costs_table(results: Results, to: str) -> str:
-    """Return the core arms against one of them, a row a cost.
+    """Return the core arms, and one more, against one of them, a row a cost.
 
     Args:
         results (Results): The finished cells of a suite.
         to (str): The arm that they are compared with, at the same cost.
     """
     arms = [arm for arm in CORE if arm not in ('full', to)]
+    if any(arm.startswith(NEVER_ANNEALED) for arm in results):
+        arms.append(NEVER_ANNEALED)
     rows = [[f'difference to `{to}` (seeds)', *(f'`{arm}`' for arm in arms)]]
     for suffix in SUFFIXES:
         if f'infobatch{suffix}' not in results:
@@ -162,6 +180,27 @@ def costs_table(results: Results, to: str) -> str:
             row.append(
                 f'{interval(paired(gains))} ({len(gains)})'
                 if gains
+                else NOT_RUN
+            )
+        rows.append(row)
+    return table(rows)
+
+
+def turns_table(results: Results) -> str:
+    """Return what it is worth that samples take turns, a row a cost."""
+    rows = [['by turns, against rounds drawn by themselves', *BY_TURNS]]
+    for suffix in SUFFIXES:
+        if f'infobatch{suffix}' not in results:
+            continue
+        runs = results[f'infobatch{suffix}'].values()
+        row = [f'{statistics.mean(map(share_of, runs)):.0%} of the samples']
+        for turns, alone in BY_TURNS.values():
+            found = differences(
+                results, f'{turns}{suffix}', f'{alone}{suffix}'
+            )
+            row.append(
+                f'{interval(paired(found))} ({len(found)})'
+                if found
                 else NOT_RUN
             )
         rows.append(row)
@@ -189,22 +228,25 @@ def suite_text(suite: str, results: Results) -> str:
     at_its_cost = {
         arm: runs
         for arm, runs in results.items()
-        if arm not in AT_COSTS | TUNED
+        if arm not in TUNED and not arm.endswith(SUFFIXES[1:])
     }
     parts = [arms_table(at_its_cost, PLANNED_ARMS)]
-    if {'full', 'infobatch'} <= results.keys():
+    is_compared = {'full', 'infobatch'} <= results.keys()
+    if is_compared:
         parts += [power_text(results), controls_table(at_its_cost)]
-        if 'small-batch' in results:
-            parts += [costs_table(results, to) for to in COMPARED_WITH]
-        if TUNED.keys() & results.keys():
-            parts.append(stock_table(results))
-        if suite == 'digits':
-            parts.append(sweep_text(results))
-        if class_names(results):
-            arms = [arm for arm in CLASS_ARMS if arm in results]
-            parts.append(class_table(results, arms))
-        if is_drawn(suite, results):
-            parts.append(picture(f'Curves of {suite}', suite))
+    if {f'small-batch{suffix}' for suffix in SUFFIXES} & results.keys():
+        parts += [costs_table(results, to) for to in COMPARED_WITH]
+    if (DRAWN_OTHERWISE | DRAWN_OTHERWISE_AT_COSTS).keys() & results.keys():
+        parts.append(turns_table(results))
+    if TUNED.keys() & results.keys():
+        parts.append(stock_table(results))
+    if suite == 'digits':
+        parts.append(sweep_text(results))
+    if is_compared and class_names(results):
+        arms = [arm for arm in CLASS_ARMS if arm in results]
+        parts.append(class_table(results, arms))
+    if is_drawn(suite, results):
+        parts.append(picture(f'Curves of {suite}', suite))
     return '\n\n'.join(parts)
 
 

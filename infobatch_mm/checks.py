@@ -185,6 +185,7 @@ def check_settings(
     warmup_rounds: int,
     pacing: str | None,
     smallest_batch: int,
+    rotate: bool | None,
 ) -> None:
     """Raise a ValueError that names a setting which is out of range."""
     if score not in SCORES:
@@ -213,4 +214,9 @@ def check_settings(
         raise ValueError(
             f'smallest_batch={smallest_batch!r} is not a number of samples; '
             '2 is the fewest that batch norm on one rank can train on'
+        )
+    if rotate not in (None, True, False):
+        raise ValueError(
+            f'rotate={rotate!r} is not known; with True samples take turns, '
+            'with False each round is drawn by itself'
         )

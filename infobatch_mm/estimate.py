@@ -179,7 +179,7 @@ def full_schedule(budget: Budget) -> Schedule:
 
 def strata_sizes(policy: PruningPolicy, scores: Tensor) -> list[int]:
     """Return the samples of each stratum, those always kept at the end."""
-    edges = policy.edges(scores, len(scores))
+    edges = policy.edges(scores)
     strata = strata_of(scores.numpy(), edges)
     return np.bincount(strata, minlength=len(edges) + 1).tolist()
 

@@ -77,6 +77,11 @@ class InfoBatchHook(Hook):
         smallest_batch (int): The fewest samples of a batch on a rank, with
             smaller batches. Rounds keep as many samples as that takes.
             Defaults to 2, for batch norm that is not synchronised.
+        rotate (bool, optional): Whether samples take turns: of those that
+            may be left out, a round draws first those that the rounds before
+            left out. Then a sample is in as many rounds as its inclusion
+            probabilities add up to, but for about one. False: each round is
+            drawn by itself (the paper). None (default): with smaller batches.
 
     Attributes:
         run (PrunedRun, optional): The state of the run, once it has begun.
@@ -104,10 +109,16 @@ class InfoBatchHook(Hook):
         exact_resume: bool | None = None,
         pacing: str | None = None,
         smallest_batch: int = 2,
+        rotate: bool | None = None,
     ) -> None:
         check_unweighted(unweighted)
         checks.check_settings(
-            score, score_momentum, warmup_rounds, pacing, smallest_batch
+            score,
+            score_momentum,
+            warmup_rounds,
+            pacing,
+            smallest_batch,
+            rotate,
         )
         self.policy = build_policy(policy, delta)
         self.delta = delta
@@ -116,6 +127,7 @@ class InfoBatchHook(Hook):
         self.warmup_rounds = warmup_rounds
         self.unweighted = unweighted
         self.pacing, self.smallest_batch = pacing, smallest_batch
+        self.rotate = rotate
         if exact_resume is None:
             exact_resume = not isinstance(self.policy, NoPruningPolicy)
         self.exact_resume = exact_resume

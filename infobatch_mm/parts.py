@@ -1,6 +1,7 @@
 """The parts of a pruned run, bound together, and what a round does to them."""
 
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from typing import Any, Protocol
 
 import torch
@@ -33,6 +34,7 @@ class Options(Protocol):
     exact_resume: bool
     pacing: str | None
     smallest_batch: int
+    rotate: bool | None
 
 
 class Parts:
@@ -207,7 +209,11 @@ def new_run(
     clock, world_size = binding.clock_of(loop), get_world_size()
     batch_size = binding.global_batch_size(loader, world_size)
     smallest = int(options.smallest_batch)
+    keeps_order = binding.keeps_order(loader)  # before batches are dealt
+    dealing: Dealing | None
     dealing = Dealing(clock.pass_ticks, batch_size, world_size, smallest)
+    if not deals(runner, options, dealing):
+        dealing = None
     board = ScoreBoard(
         len(loader.dataset),
         device=next(runner.model.parameters()).device,
@@ -225,8 +231,9 @@ def new_run(
         score=options.score,
         warmup_rounds=options.warmup_rounds,
         trims_rounds=binding.has_rounds(loop),
-        keeps_order=binding.keeps_order(loader),
-        dealing=dealing if deals(runner, options, dealing) else None,
+        keeps_order=keeps_order,
+        dealing=dealing,
+        rotate=rotates(options, dealing),
     )
 
 
@@ -254,3 +261,23 @@ def deals(runner: Any, options: Options, dealing: Dealing) -> bool:
         runner.logger.warning(f'pacing={FEWER_STEPS!r} is taken: {error}')
         return False
     return True
+
+
+def rotates(options: Options, dealing: Dealing | None) -> bool:
+    """Tell whether samples take turns: with smaller batches, unless set.
+
+    Raises:
+        ValueError: If it is asked of a policy that cannot.
+    """
+    wants = bool(dealing) if options.rotate is None else options.rotate
+    if not wants:
+        return False
+    found = signature(options.policy.plan).parameters.values()
+    can = any(p.name == 'turns' or p.kind is p.VAR_KEYWORD for p in found)
+    if not can and options.rotate:
+        kind = type(options.policy).__name__
+        raise ValueError(
+            f'rotate=True, but {kind}.plan() takes no turns. Give it the '
+            'argument turns of PruningPolicy.plan(), or leave rotate out'
+        )
+    return can

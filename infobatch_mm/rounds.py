@@ -1,6 +1,6 @@
 """The rounds and steps of a pruned run, and what is counted of them."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -22,8 +22,9 @@ class Policy(Protocol):
         multiple_of: int = 1,
         at_least: int = 0,
         progress: float = 0.0,
+        turns: Tensor | None = None,
     ) -> Plan:
-        """Plan a round."""
+        """Plan a round; ``turns`` only where samples take turns."""
 
 
 class Rounds:
@@ -50,6 +51,7 @@ class Rounds:
             it is noted which samples of the round were trained on.
         dealing (Dealing, optional): How samples are dealt to the steps of a
             full pass, with smaller batches; None with fewer steps.
+        rotate (bool): Whether samples take turns in being left out.
 
     Attributes:
         plan (Plan, optional): The plan of the round; None between rounds.
@@ -58,6 +60,8 @@ class Rounds:
         samples_left (int): Samples that the round still has.
         weights (Tensor): Gradient weights of all samples, float32, (N,).
         times_kept (Tensor): Rounds that kept each sample, int32, (N,).
+        turns (Tensor, optional): Rounds that each sample is owed, float32,
+            (N,); None where samples take no turns.
         rounds_pruned (int): Rounds so far that left samples out.
         samples_pruned (int): Samples that these rounds trained on.
         trained (Tensor, optional): What was trained on in this round, bool,
@@ -80,6 +84,7 @@ class Rounds:
         trims_rounds: bool = False,
         keeps_order: bool = True,
         dealing: Dealing | None = None,
+        rotate: bool = False,
     ) -> None:
         self.policy, self.clock, self.board = policy, clock, board
         self.batch_size, self.samples_budget = batch_size, samples_budget
@@ -89,6 +94,9 @@ class Rounds:
         self.total = len(board)
         self.weights = torch.ones(self.total, dtype=torch.float32)
         self.times_kept = torch.zeros(self.total, dtype=torch.int32)
+        self.turns: Tensor | None = None
+        if rotate:
+            self.turns = torch.zeros(self.total, dtype=torch.float32)
         self.trained: Tensor | None = None
         if not keeps_order:
             self.trained = torch.zeros(self.total, dtype=torch.bool)
@@ -115,20 +123,24 @@ class Rounds:
             # As if there were none yet, which every policy keeps whole.
             scores = torch.full_like(scores, torch.nan)
         dealing = self.dealing
-        limits = (
-            dealing.limits if dealing else {'multiple_of': self.batch_size}
-        )
-        plan = self.policy.plan(
+        options: dict[str, Any] = dict(multiple_of=self.batch_size)
+        if dealing:
+            options = dict(dealing.limits)
+        if self.turns is not None:
+            options['turns'] = self.turns
+        drawn = plan = self.policy.plan(
             scores,
             generator=generator,
             progress=self.clock.progress,
-            **limits,
+            **options,
         )
-        self.drawn, self.samples_done = len(plan), 0
+        self.drawn, self.samples_done = len(drawn), 0
         if dealing and self.drawn < self.total:
-            plan = dealing.paced(plan, self.total)
+            plan = dealing.paced(drawn, self.total)
         elif self.trims_rounds:
-            plan = plan.trimmed(self.batch_size)
+            plan = drawn.trimmed(self.batch_size)
+        if self.turns is not None:
+            self.turns[drawn.indices[len(plan) :]] += 1  # not trained on
         self.plan = plan
         self.times_kept[plan.indices] += 1
         self.samples_planned += len(plan)

@@ -226,6 +226,7 @@ def test_random_prunes_as_much_with_the_same_options(stock):
     assert hook == dict(
         type='infobatch_mm.InfoBatchHook',
         pacing=None,
+        rotate=None,
         policy=policy,
         delta=0.9,
     )
@@ -304,17 +305,24 @@ def test_infobatch_in_fewer_steps_has_its_options(stock):
     assert hook['pacing'] == 'fewer_steps'
 
 
-def test_the_digest_of_a_cell_tells_the_pacing(stock):
-    """That of the paper is none, as it was the default once."""
+def test_the_digest_of_a_cell_tells_how_rounds_are_drawn_and_spent(stock):
+    """The way of the paper is none, as it was the default once."""
 
-    def digest(**options):
-        return config_hash(change(arms.infobatch(**options), stock))
+    def digest(arm=arms.infobatch, **options):
+        return config_hash(change(arm(delta=0.9, **options), stock))
 
-    before = enable(stock, delta=0.9)
-    paper = digest(delta=0.9, pacing='fewer_steps')
-    assert paper == config_hash(before)
-    others = digest(delta=0.9), digest(delta=0.9, pacing='smaller_batches')
-    assert len({paper, *others}) == 3
+    paper = digest(arms.infobatch_fewer_steps)
+    assert paper == config_hash(enable(stock, delta=0.9))
+    others = [
+        digest(**settings)
+        for settings in (
+            {},
+            dict(pacing='smaller_batches'),
+            dict(pacing='smaller_batches', rotate=True),
+            dict(pacing='fewer_steps', rotate=True),
+        )
+    ]
+    assert len({paper, *others}) == 5
 
 
 def test_every_learning_rate_is_raised(stock):
@@ -1339,6 +1347,7 @@ def test_a_pruned_config_gives_the_options_of_infobatch(desk, tmp_path):
     assert hooks['infobatch'][-1] == dict(
         type='infobatch_mm.InfoBatchHook',
         pacing=None,
+        rotate=None,
         delta=0.7,
         score_momentum=0.5,
     )

@@ -29,6 +29,10 @@ class Budget(NamedTuple):
     samples: int = 0
 
 
+# How rounds are drawn and spent: as the paper has it, and as is the default,
+# written out so that the digest of a cell tells one from the other.
+PAPER = dict(pacing=FEWER_STEPS, rotate=False)
+UNSET = dict(pacing=None, rotate=None)
 ALL_DATA = Budget(share=1.0, prune_ratio=0.0)
 Change = Callable[[Config, Budget, int], Config]
 
@@ -64,8 +68,7 @@ def infobatch(**options: Any) -> Arm:
     Args:
         **options: Those of :func:`infobatch_mm.enable`.
     """
-    # Written out, so that the digest of a cell tells the pacing.
-    options = {'pacing': None} | options
+    options = UNSET | options
 
     def change(cfg: Config, budget: Budget, seed: int) -> Config:
         return enable(cfg, **options)
@@ -74,8 +77,8 @@ def infobatch(**options: Any) -> Arm:
 
 
 def infobatch_fewer_steps(**options: Any) -> Arm:
-    """Prune, and spend the samples in fewer, longer steps, as the paper."""
-    arm = infobatch(**options | dict(pacing=FEWER_STEPS))
+    """Prune, in fewer, longer steps, each round by itself, as the paper."""
+    arm = infobatch(**options | PAPER)
     return arm._replace(words='pruned, in fewer and longer steps (the paper)')
 
 
@@ -86,7 +89,7 @@ def random(*, rescaled: bool = True, **options: Any) -> Arm:
         rescaled (bool): Whether the kept samples stand for those left out.
         **options: Those of ``infobatch``, whose policy is replaced.
     """
-    options = {'pacing': None} | options
+    options = UNSET | options
 
     def change(cfg: Config, budget: Budget, seed: int) -> Config:
         policy = dict(type='RandomPolicy', prune_ratio=budget.prune_ratio)

@@ -180,10 +180,11 @@ def config_hash(cfg: Config) -> str:
     """Return a digest of a config.
 
     Whether a type of this package is named with its prefix makes no
-    difference, nor does a pacing that is that of the paper: the first results
-    were made without the one, and when the other was the default.
+    difference, nor do settings that are those of the paper: the first results
+    were made without the one, and when the others were the default.
     """
     text = json.dumps(cfg.to_dict(), sort_keys=True, default=str)
     text = text.replace('"type": "infobatch_mm.', '"type": "')
-    text = text.replace('"pacing": "fewer_steps", ', '')
+    for setting in ('"pacing": "fewer_steps", ', '"rotate": false, '):
+        text = text.replace(setting, '')
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from functools import partial
 from itertools import accumulate
 
 import numpy as np
@@ -123,44 +124,37 @@ def variance_ratio(
 def ratios_to_keep(sizes: Sequence[int], keep: float) -> list[float]:
     """Return the prune ratios that keep a share of all samples.
 
-    The weight of a stratum is a power of one number: the number itself for
-    the highest pruned stratum, its square for the one below, and so on. But
-    no weight is above ``2 / keep``, twice that of a random choice of as many.
-    The authors' quantiles with their weights of 4 and 2 follow from
-    ``keep=0.525``.
+    The inclusion probability falls from stratum to stratum by one factor, the
+    highest being kept whole, as long as that factor is at least a half, the
+    paper's. Where that keeps too many it stays a half, and all strata are
+    thinned alike. So no sample is weighted more than twice as much as one of
+    the next stratum. The authors' quantiles with their weights of 4 and 2
+    follow from ``keep=0.525``.
 
     Args:
         sizes (Sequence[int]): Samples of each stratum, lowest scores first;
-            the last one is always kept.
+            the last one, without scores, is always kept.
         keep (float): The share of all samples, in (0, 1].
     """
-    *pruned, always = sizes
+    *scored, always = sizes
     wanted = keep * sum(sizes) - always
-    powers = range(len(pruned), 0, -1)
+    powers = range(len(scored) - 1, -1, -1)
 
-    def kept_shares(base: float) -> list[float]:
-        return [max(keep / 2, base**power) for power in powers]
+    def kept(factor: float) -> float:
+        return sum(n * factor**k for n, k in zip(scored, powers, strict=True))
 
-    low, high = 0.0, 1.0
-    for _ in range(60):
+    low, high, share = 0.5, 1.0, 1.0
+    if kept(low) >= wanted:
+        high = low
+        # Where too many have no score, no weight more than doubles for that.
+        share = max(keep / 2, wanted / kept(low))
+    while high - low > 1e-12:
         middle = (low + high) / 2
-        kept = zip(pruned, kept_shares(middle), strict=True)
-        if sum(n * share for n, share in kept) < wanted:
+        if kept(middle) < wanted:
             low = middle
         else:
             high = middle
-    return [*(1 - share for share in kept_shares(high)), 0.0]
-
-
-def edge_above(values: np.ndarray, count: int) -> float:
-    """Return the least edge with so many values strictly below it.
-
-    Infinite if there are no more values than that.
-    """
-    if count >= len(values):
-        return math.inf
-    value = np.partition(values, count - 1)[count - 1]
-    return float(np.nextafter(value, np.inf, dtype=values.dtype))
+    return [*(1 - share * high**k for k in powers), 0.0]
 
 
 def uniform_subset(
@@ -193,6 +187,47 @@ def uniform_subset(
     return np.flatnonzero(drawn)
 
 
+def take_turns(
+    members: np.ndarray, m: int, turns: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """Draw m of the members without replacement, those left out before first.
+
+    Each member is owed the share m / n of a turn more, and the m that are
+    owed most are drawn, with as much again of chance, and owe one. So over
+    the rounds a sample is in as many as its inclusion probabilities add up
+    to, but for about one, where independent draws would differ by their
+    square root (systematic sampling, Madow 1949, along the rounds of each
+    sample). With a half kept, two rounds make a full pass, dealt anew.
+
+    Args:
+        members (ndarray): Whether a sample is a member, bool, shape (N,).
+        m (int): How many to draw, at most the number of members.
+        turns (ndarray): Rounds that each sample is owed, float32, shape (N,),
+            changed in place.
+        rng (np.random.Generator): The source of randomness.
+
+    Returns:
+        ndarray: The members drawn, int64, shape (m,), ascending.
+    """
+    ids = np.flatnonzero(members)
+    if m == len(ids):
+        return ids
+    share = np.float32(m / len(ids))
+    owed = turns[ids]
+    owed += share
+    keys = rng.random(len(ids), np.float32)
+    keys *= share
+    keys += owed
+    last = np.partition(keys, -m)[-m]
+    drawn = keys >= last
+    surplus = np.count_nonzero(drawn) - m
+    tied = np.flatnonzero(keys == last)
+    drawn[rng.choice(tied, surplus, replace=False)] = False
+    owed -= drawn
+    turns[ids] = owed
+    return ids[drawn]
+
+
 def whole_plan(
     num_samples: int,
     generator: torch.Generator,
@@ -217,16 +252,22 @@ def draw(
     kept: Sequence[int],
     weights: Sequence[float],
     generator: torch.Generator,
+    turns: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return indices and weights of a plan.
 
-    The strata are laid end to end, each thinned out, and permuted. So the
-    place of a sample before the permutation tells its stratum.
+    Those of a stratum are drawn by turns (:func:`take_turns`) where these are
+    given, else without regard to other rounds. The strata are laid end to end,
+    each thinned out, and permuted. So the place of a sample before the
+    permutation tells its stratum.
     """
     seed = torch.randint(2**63 - 1, (2,), generator=generator).tolist()
     rng = np.random.default_rng(seed)
+    choose = uniform_subset
+    if turns is not None:
+        choose = partial(take_turns, turns=turns.numpy())
     ids = np.concatenate(
-        [uniform_subset(strata == j, m, rng) for j, m in enumerate(kept)]
+        [choose(strata == j, m, rng=rng) for j, m in enumerate(kept)]
     )
     # Places fit into four bytes up to 2**31 samples, and permute faster.
     order = torch.randperm(len(ids), generator=generator, dtype=torch.int32)

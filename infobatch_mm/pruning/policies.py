@@ -19,7 +19,6 @@ from torch import Tensor
 from .draw import (
     cut,
     draw,
-    edge_above,
     finite,
     kept_counts,
     mean_threshold,
@@ -72,7 +71,7 @@ class PruningPolicy(ABC):
         """Return the upper edge of each stratum, ascending.
 
         Stratum j holds the scores in ``[edge j-1, edge j)``. Scores at or
-        above the last edge are always kept.
+        above the last edge are kept, unless ``keep`` asks for less.
 
         Args:
             scores (Tensor): Finite scores, float32, shape (M,), M > 0.
@@ -86,6 +85,7 @@ class PruningPolicy(ABC):
         multiple_of: int = 1,
         at_least: int = 0,
         progress: float = 0.0,
+        turns: Tensor | None = None,
     ) -> Plan:
         """Plan a round.
 
@@ -102,12 +102,17 @@ class PruningPolicy(ABC):
             at_least (int): The least number kept, as far as there are so many.
             progress (float): The share of the full-data clock at the start of
                 the round.
+            turns (Tensor, optional): Rounds that each sample is owed, of all
+                that were drawn so far, float32, shape (N,), zeros at first,
+                changed in place. With them those left out before come first
+                (:func:`take_turns`).
 
         Returns:
             Plan: Each sample is in it at most once. A sample of a stratum
-            of n of which m are kept is in it with probability m / n, and
-            then has the weight n / m. With ``keep`` it has that share of the
-            N samples, rounded as above, unless too many have no score.
+            of n of which m are kept is in it with probability m / n, over
+            the rounds if by turns, and then has the weight n / m. With
+            ``keep`` it has that share of the N samples, rounded as above,
+            unless too many have no score.
         """
         if scores.dim() != 1 or len(scores) == 0:
             raise ValueError(
@@ -122,9 +127,10 @@ class PruningPolicy(ABC):
         prunes = any(ratio.at(progress) for ratio in self.prune_ratios)
         if not prunes or not len(scored):
             return whole_plan(len(scores), generator)
-        edges = self.edges(torch.from_numpy(scored), len(scores))
+        edges = self.edges(torch.from_numpy(scored))
         strata, squares = cut(scores.numpy(), scored, edges)
-        threshold = edges[-1] if math.isfinite(edges[-1]) else None
+        below = [edge for edge in edges if math.isfinite(edge)]
+        threshold = below[-1] if below else None
         sizes = [int(np.count_nonzero(strata == j)) for j in range(len(edges))]
         sizes.append(len(scores) - sum(sizes))
         kept = self.kept_counts(sizes, progress, multiple_of, at_least)
@@ -135,24 +141,19 @@ class PruningPolicy(ABC):
         weights = [
             n / m if m else 1.0 for n, m in zip(sizes, kept, strict=True)
         ]
-        drawn = draw(strata, kept, weights, generator)
+        drawn = draw(strata, kept, weights, generator, turns)
         added = variance_ratio(weights, squares)
         return Plan(*drawn, threshold, added, asked)
 
-    def edges(self, scores: Tensor, total: int) -> list[float]:
-        """Return the thresholds, the last one raised as ``keep`` needs it.
+    def edges(self, scores: Tensor) -> list[float]:
+        """Return the upper edges of the strata that may be pruned.
 
         Args:
             scores (Tensor): Finite scores, shape (M,), M > 0.
-            total (int): Number of samples, N, with those that have no score.
         """
-        edges, values = self.thresholds(scores), scores.numpy()
-        if self.keep is not None:
-            most = 1 - self.keep / 2  # the highest ratio, at weight 2 / keep
-            fewest = math.ceil((1 - self.keep) / most * total)
-            if np.count_nonzero(values < edges[-1]) < fewest:
-                edges[-1] = edge_above(values, fewest)
-        return edges
+        edges = self.thresholds(scores)
+        adds_last = self.keep is not None and math.isfinite(edges[-1])
+        return edges + [math.inf] * adds_last
 
     def kept_counts(
         self,
@@ -196,9 +197,8 @@ class InfoBatchPolicy(PruningPolicy):
             unless ``keep`` is set.
         keep (float, optional): The share of all samples to keep, instead of
             ``prune_ratio``. With 60 % of the samples below the mean 0.7
-            prunes half of those. Where that would take a weight above
-            ``2 / keep``, samples above the mean are pruned too, those with
-            the lowest scores.
+            prunes half of those. Less than that prunes samples above the mean
+            too: one below it is then kept half as often as one above it.
         delta (float): See :class:`PruningPolicy`. Defaults to 0.875.
     """
 
@@ -232,9 +232,9 @@ class QuantilePolicy(PruningPolicy):
             set: the lowest 20 % keep 25 %, the next 65 % keep 50 %, the rest
             all.
         keep (float, optional): The share of all samples to keep, instead of
-            ``prune_ratios``: the weights of the strata are then powers of one
-            number (:func:`ratios_to_keep`). With the default quantiles 0.525
-            gives the default ratios.
+            ``prune_ratios``: each stratum is then kept less than the next by
+            one factor (:func:`ratios_to_keep`). With the default quantiles
+            0.525 gives the default ratios.
         delta (float): See :class:`PruningPolicy`. Defaults to 0.875.
     """
 
