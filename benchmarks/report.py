@@ -99,7 +99,7 @@ SUMMARY_ARMS = {
     'random': 'random pruning',
 }
 # Arms by turns, each with that whose rounds are drawn by themselves.
-BY_TURNS = {
+TURNS = {
     'InfoBatch, all steps': (
         'infobatch-small-batch',
         'infobatch-small-batch-alone',
@@ -168,39 +168,39 @@ def costs_table(results: Results, to: str) -> str:
     arms = [arm for arm in CORE if arm not in ('full', to)]
     if any(arm.startswith(NEVER_ANNEALED) for arm in results):
         arms.append(NEVER_ANNEALED)
-    rows = [[f'difference to `{to}` (seeds)', *(f'`{arm}`' for arm in arms)]]
-    for suffix in SUFFIXES:
-        if f'infobatch{suffix}' not in results:
-            continue
-        runs = results[f'infobatch{suffix}'].values()
-        row = [f'{statistics.mean(map(share_of, runs)):.0%} of the samples']
-        control = to if to == 'full' else f'{to}{suffix}'
-        for arm in arms:
-            gains = differences(results, f'{arm}{suffix}', control)
-            row.append(
-                f'{interval(paired(gains))} ({len(gains)})'
-                if gains
-                else NOT_RUN
-            )
-        rows.append(row)
-    return table(rows)
+    pairs = {f'`{arm}`': (arm, to) for arm in arms}
+    return pairs_table(results, f'difference to `{to}` (seeds)', pairs)
 
 
 def turns_table(results: Results) -> str:
     """Return what it is worth that samples take turns, a row a cost."""
-    rows = [['by turns, against rounds drawn by themselves', *BY_TURNS]]
+    title = 'by turns, against rounds drawn by themselves'
+    return pairs_table(results, title, TURNS)
+
+
+def pairs_table(
+    results: Results, title: str, pairs: Mapping[str, tuple[str, str]]
+) -> str:
+    """Return arms against others at the same cost, a row a cost.
+
+    Args:
+        results (Results): The finished cells of a suite.
+        title (str): The head of the first column.
+        pairs (Mapping): An arm and what it is compared with, by the head of
+            their column.
+    """
+    rows = [[title, *pairs]]
     for suffix in SUFFIXES:
         if f'infobatch{suffix}' not in results:
             continue
         runs = results[f'infobatch{suffix}'].values()
         row = [f'{statistics.mean(map(share_of, runs)):.0%} of the samples']
-        for turns, alone in BY_TURNS.values():
-            found = differences(
-                results, f'{turns}{suffix}', f'{alone}{suffix}'
-            )
+        for arm, other in pairs.values():
+            control = other if other == 'full' else f'{other}{suffix}'
+            gains = differences(results, f'{arm}{suffix}', control)
             row.append(
-                f'{interval(paired(found))} ({len(found)})'
-                if found
+                f'{interval(paired(gains))} ({len(gains)})'
+                if gains
                 else NOT_RUN
             )
         rows.append(row)

@@ -210,10 +210,8 @@ def new_run(
     batch_size = binding.global_batch_size(loader, world_size)
     smallest = int(options.smallest_batch)
     keeps_order = binding.keeps_order(loader)  # before batches are dealt
-    dealing: Dealing | None
-    dealing = Dealing(clock.pass_ticks, batch_size, world_size, smallest)
-    if not deals(runner, options, dealing):
-        dealing = None
+    wanted = Dealing(clock.pass_ticks, batch_size, world_size, smallest)
+    dealing = wanted if deals(runner, options, wanted) else None
     board = ScoreBoard(
         len(loader.dataset),
         device=next(runner.model.parameters()).device,

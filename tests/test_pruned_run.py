@@ -189,7 +189,7 @@ def test_what_a_trimmed_round_leaves_out_keeps_its_turn(trims):
     for number in range(1, 7):
         run.draw_plan(torch.Generator().manual_seed(number))
         trained[run.plan.indices] += 1
-        # Of 24 each round draws 15, or all where nothing is known.
+        # Of 24 each round draws 16, moved to a multiple of the batch.
         assert run.drawn == 15 == len(run.plan)
         owed = number * 15 / 24 - trained
         assert torch.allclose(run.turns, owed, atol=1e-5)

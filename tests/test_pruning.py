@@ -24,9 +24,7 @@ from infobatch_mm.pruning import (
     mean_threshold,
     uniform_subset,
 )
-from infobatch_mm.pruning.draw import (
-    take_turns,
-)
+from infobatch_mm.pruning.draw import ratios_to_keep, take_turns
 
 NAN, INF = math.nan, math.inf
 POLICIES = dict(
@@ -437,12 +435,46 @@ def test_a_round_keeps_the_share_that_is_asked_for(scores, policy, keep):
         for i, score in enumerate(scores.tolist())
         if not math.isfinite(score)
     )
+    # At most 8 / keep, three strata deep and with too many not scored, but
+    # for the rounding of a stratum to whole samples.
+    assert max(weight.values()) <= 12 / keep
     fewest = total - len(scored) + keep / 2 * len(scored)
     asks = keep < 1 and len(scored) > 0
+    strata = 3 if policy is QuantilePolicy else 2  # each is rounded
     if not asks or keep * total > fewest:
         reached = keep * total if asks else total
-        assert len(plan) == pytest.approx(reached, abs=2)
+        assert len(plan) == pytest.approx(reached, abs=strata / 2)
     assert plan.asked == (round(keep * total) if asks else None)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+@given(
+    scored=st.lists(st.integers(0, 500), min_size=1, max_size=4),
+    unscored=st.integers(0, 300),
+    keep=st.floats(0.01, 1),
+)
+def test_no_stratum_is_kept_less_than_half_as_often_as_the_next(
+    scored, unscored, keep
+):
+    if not sum(scored):
+        scored = [*scored, 1]
+    *ratios, last = ratios_to_keep([*scored, unscored], keep)
+    shares = 1 - np.array(ratios)
+    factors = shares[:-1] / shares[1:]
+    total = unscored + np.dot(scored, shares)
+    wanted = keep * (sum(scored) + unscored)
+    assert last == 0 and shares[0] > 0 and shares[-1] <= 1
+    assert factors == pytest.approx(
+        np.full_like(factors, factors.max(initial=0))
+    )
+    assert np.all((factors > 0.5 - 1e-9) & (factors < 1 + 1e-9))
+    # The highest is thinned only where the others are kept half as often.
+    thins = shares[-1] < 1 - 1e-9
+    assert not thins or factors == pytest.approx(np.full_like(factors, 0.5))
+    # Too many are kept where those without a score leave no choice alone.
+    assert total == pytest.approx(wanted) or (
+        total > wanted and shares[-1] == pytest.approx(keep / 2)
+    )
 
 
 def test_below_the_mean_the_ratio_follows_from_the_share():
@@ -526,7 +558,6 @@ def test_by_turns_a_sample_is_kept_as_often_as_its_probability_says(name):
     policy, rounds = ROTATING[name], 60
     scores = torch.rand(333, generator=generator(1)).square()
     plan = policy.plan(scores, generator=generator())
-    weight = torch.zeros(333)
     kept, sums = kept_by_turns(policy, scores, rounds=rounds)
     for row in kept:  # each round is as large as if drawn by itself
         assert row.sum() == len(plan)

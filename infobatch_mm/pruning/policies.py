@@ -152,8 +152,9 @@ class PruningPolicy(ABC):
             scores (Tensor): Finite scores, shape (M,), M > 0.
         """
         edges = self.thresholds(scores)
-        adds_last = self.keep is not None and math.isfinite(edges[-1])
-        return edges + [math.inf] * adds_last
+        if self.keep is None or math.isinf(edges[-1]):
+            return edges
+        return [*edges, math.inf]
 
     def kept_counts(
         self,
