@@ -4,6 +4,7 @@ import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from infobatch_mm.compare.cells import Results, read_results, share_of
 from infobatch_mm.compare.statistics import paired, verdict
@@ -65,26 +66,33 @@ CLASS_ARMS += [arm for arm in SWEEP.values() if arm not in CLASS_ARMS]
 # The rows of the README's table, in words.
 SUMMARY_ROWS = {
     'digits-tuned': 'digits',
+    'digits-tuned-three': 'digits, 3x as long',
     'digits': 'digits, not tuned',
     'digits-near0-three': 'the same, 3x as long',
     'digits-rare': 'the same, one digit rare',
+    'digits-dice': 'the same with Dice loss',
+    'camvid-finetune-tuned': 'CamVid, fine-tuned, AdamW',
+    'camvid-finetune-sgd-tuned': 'CamVid, fine-tuned, SGD',
     'camvid': 'CamVid, SGD, not tuned',
     'camvid-adamw': 'CamVid, AdamW',
-    'camvid-finetune': 'CamVid, fine-tuned, AdamW',
-    'camvid-finetune-sgd': 'CamVid, fine-tuned, SGD',
-    'cifar10-tuned': 'CIFAR-10, SGD',
-    'cifar10': 'CIFAR-10, SGD, not tuned',
+    'cifar10-finetune-tuned': 'CIFAR-10, fine-tuned',
+    'cifar10-tuned-gpu': 'CIFAR-10, SGD',
+    'cifar10-tuned': 'CIFAR-10, SGD, on a CPU',
     'cifar10-long': 'CIFAR-10, SGD, 10x as long',
-    'cifar10-adamw': 'CIFAR-10, AdamW',
-    'cifar10-lars-30e': 'CIFAR-10, LARS',
-    'cifar10-lamb-30e': 'CIFAR-10, LAMB',
+    'cifar10': 'CIFAR-10, SGD, not tuned',
+    'cifar10-adamw-tuned': 'CIFAR-10, AdamW',
+    'cifar10-lars-tuned': 'CIFAR-10, LARS',
+    'cifar10-lamb-tuned': 'CIFAR-10, LAMB',
     'cifar10-lars': 'CIFAR-10, LARS, not tuned',
     'cifar10-lamb': 'CIFAR-10, LAMB, not tuned',
-    'cifar10-finetune': 'CIFAR-10, fine-tuned',
 }
 
-# Those that only docs/results.md has.
-DETAILS = {'digits-rare', 'cifar10-lars', 'cifar10-lamb'}
+# Those that only docs/results.md has: first stocks, on which saving samples
+# can look free, and what answers a question of its own.
+DETAILS = {'digits', 'digits-near0-three', 'digits-rare', 'digits-dice'}
+DETAILS |= {'camvid', 'cifar10', 'cifar10-lars', 'cifar10-lamb'}
+# Those with a picture.
+DRAWN = ('digits', 'digits-tuned', 'camvid', 'cifar10')
 
 NEVER_ANNEALED = 'infobatch-small-batch-no-annealing'
 
@@ -209,10 +217,15 @@ def pairs_table(
 
 def stock_table(results: Results) -> str:
     """Return all data by batch size and learning rate."""
-    rows = [['`full`, with', *(f'learning rate x {lr:g}' for lr in LRS)]]
+    tried = [
+        lr
+        for lr in LRS
+        if any(GRID[batch, lr] in results for batch in BATCHES)
+    ]
+    rows = [['`full`, with', *(f'learning rate x {lr:g}' for lr in tried)]]
     for batch in BATCHES:
         row = [f'batch x {batch:g}']
-        for lr in LRS:
+        for lr in tried:
             runs = results.get(GRID[batch, lr], {}).values()
             row.append(
                 f'{spread(run["value"] for run in runs)} ({len(runs)})'
@@ -252,7 +265,7 @@ def suite_text(suite: str, results: Results) -> str:
 
 def is_drawn(suite: str, results: Results) -> bool:
     """Tell whether a suite has a picture: it needs a control."""
-    return suite not in DETAILS and results.keys() >= MAP_ARMS
+    return suite in DRAWN and results.keys() >= MAP_ARMS
 
 
 def map_text(on_map: Mapping[str, Results]) -> str:
@@ -348,11 +361,13 @@ def summary_table(
         for suffix in suffixes:
             if runs := results.get(f'infobatch{suffix}'):
                 share = statistics.mean(map(share_of, runs.values()))
-                row = [f'{words} ({len(runs)})', f'{share:.0%}']
-                for arm in SUMMARY_ARMS:
-                    gains = differences(results, f'{arm}{suffix}', 'full')
-                    row.append(reach(gains, len(runs)))
-                rows.append(row)
+                gains = [
+                    differences(results, f'{arm}{suffix}', 'full')
+                    for arm in SUMMARY_ARMS
+                ]
+                seeds = len(gains[0])
+                row = [f'{words} ({seeds})', f'{share:.0%}']
+                rows.append(row + [reach(each, seeds) for each in gains])
     return table(rows)
 
 
@@ -389,10 +404,9 @@ def planning_table() -> str:
 
 def step_table() -> str:
     """Return what a pruned step costs, from the results of step.py."""
-    lines = read_json_lines(HERE / 'step/results.jsonl')
     rows = [['model', 'stock step', "all that differs: the heads' losses"]]
     rows[0] += ['the hook', 'whole step, pruned / stock']
-    for line in lines:
+    for line in timed_steps('cpu'):
         low, high = line['step_ratio_interval']
         least, most = (100 * share for share in line['heads_share_interval'])
         rows.append(
@@ -408,11 +422,43 @@ def step_table() -> str:
     return table(rows)
 
 
+def gpu_step_table() -> str:
+    """Return what a pruned step costs on a GPU, and what a round saves."""
+    rows = [['model', 'batch', 'stock step', 'whole step, pruned / stock']]
+    rows[0] += ['time saved: fewer steps', 'smaller batches']
+    for line in timed_steps('cuda'):
+        low, high = line['step_ratio_interval']
+        rows.append(
+            [
+                STEP_MODELS[line['model']],
+                f'{line["batch_size"]}',
+                f'{1000 * line["stock_seconds"]:.0f} ms',
+                f'{line["step_ratio"]:.3f} ({low:.3f} to {high:.3f})',
+                f'{line["fewer_steps"]:.2f}',
+                f'{line["smaller_batches"]:.2f}',
+            ]
+        )
+    return table(rows)
+
+
+def timed_steps(device: str) -> list[dict[str, Any]]:
+    """Return the results of step.py on a device."""
+    lines = read_json_lines(HERE / 'step/results.jsonl')
+    return sorted(
+        (line for line in lines if line.get('device', 'cpu') == device),
+        key=lambda line: (
+            [*STEP_MODELS].index(line['model']),
+            line['batch_size'],
+        ),
+    )
+
+
 def cost_blocks() -> list[tuple[Path, str, str]]:
     """Return the pages with what pruning itself costs: page, name, body."""
     return [
         (ROOT / 'docs/scaling.md', 'planning', planning_table()),
         (ROOT / 'docs/zoo.md', 'step', step_table()),
+        (ROOT / 'docs/zoo.md', 'step on a GPU', gpu_step_table()),
     ]
 
 

@@ -21,6 +21,17 @@ RUNS = ROOT / 'work_dirs/benchmark'
 
 # Suites
 
+
+def tuned_to(first: Setup, batch: int, lr: float) -> Setup:
+    """Return a suite at the best batch size and learning rate of its grid."""
+    options = {**first.options, 'train_dataloader.batch_size': batch}
+    if whole := options.get('optim_wrapper.optimizer'):
+        options['optim_wrapper.optimizer'] = dict(whole, lr=lr)
+    else:
+        options['optim_wrapper.optimizer.lr'] = lr
+    return first._replace(options=options)
+
+
 # One process a cell, as many cells as there are cores, so no workers; and the
 # names under which the first cells imported their parts.
 DIGITS = Setup(
@@ -29,13 +40,6 @@ DIGITS = Setup(
     num_workers=0,
     parts=Parts('benchmark_parts', 'class_iou'),
 )
-TUNED_DIGITS = DIGITS._replace(
-    options={
-        'train_dataloader.batch_size': 16,
-        'optim_wrapper.optimizer.lr': 0.4,
-    },
-    length=2.0,
-)
 CIFAR_CONFIG = 'configs/cifar10/resnet18-w8_1xb{}-100e_cifar10-10k.py'
 CIFAR = DIGITS._replace(
     config=ROOT / CIFAR_CONFIG.format('128'),
@@ -43,18 +47,23 @@ CIFAR = DIGITS._replace(
     length=0.6,  # for four seeds of the core arms in a few hours
     channels_last=True,
 )
+TUNED_DIGITS = tuned_to(DIGITS, 16, 0.4)._replace(length=2.0)
 # In bfloat16 an epoch takes two thirds of the time where the CPU has AMX.
 BFLOAT16 = {'optim_wrapper.type': 'BFloat16OptimWrapper'}
 FAST_CIFAR = CIFAR._replace(options=BFLOAT16, length=0.3)
-# A quarter of the batch, which the grid of stocks says is better.
-TUNED_CIFAR = FAST_CIFAR._replace(
-    options=BFLOAT16 | {'train_dataloader.batch_size': 32}
+LARS_CIFAR, LAMB_CIFAR = (
+    FAST_CIFAR._replace(config=ROOT / CIFAR_CONFIG.format(f'512-{name}'))
+    for name in ('lars', 'lamb')
 )
+TUNED_CIFAR = tuned_to(FAST_CIFAR, 32, 0.1)
+# On so long a schedule half the batch, for which there is no grid.
+LONG_CIFAR = tuned_to(FAST_CIFAR, 64, 0.1)._replace(length=3.0)
 ADAMW = {
     'optim_wrapper.optimizer': dict(
         _delete_=True, type='AdamW', lr=0.004, weight_decay=0.05
     )
 }
+ADAMW_CIFAR = FAST_CIFAR._replace(options={**BFLOAT16, **ADAMW})
 SGD = {
     'optim_wrapper.optimizer': dict(
         _delete_=True, type='SGD', lr=0.02, momentum=0.9, weight_decay=5e-4
@@ -94,11 +103,13 @@ LITE0 = {
     'optim_wrapper.optimizer.lr': 0.02,
     'train_cfg.val_interval': 25,
 }
-FINETUNE = DIGITS._replace(
+FINETUNED_CIFAR = CIFAR._replace(options=LITE0, length=0.12)
+FINETUNED_CAMVID = DIGITS._replace(
     config=ROOT / 'benchmarks/configs/camvid_finetune.py',
     length=0.5,
     channels_last=True,
 )
+FINETUNED_CAMVID_SGD = FINETUNED_CAMVID._replace(options=SGD)
 CAMVID = DIGITS._replace(
     config=ROOT / 'configs/camvid/upernet_r18_1xb4-4k_camvid-120x160.py',
     # 233 images instead of 101, for a less noisy metric.
@@ -144,25 +155,33 @@ SUITES: dict[str, Setup] = MAP | {
     'cifar10-lamb': CIFAR._replace(
         config=ROOT / CIFAR_CONFIG.format('512-lamb')
     ),
+    # First stocks, whose grids the others are tuned by.
+    'cifar10-adamw': ADAMW_CIFAR,
+    'cifar10-lars-30e': LARS_CIFAR,
+    'cifar10-lamb-30e': LAMB_CIFAR,
+    'cifar10-finetune': FINETUNED_CIFAR,
+    'camvid-finetune': FINETUNED_CAMVID,
+    'camvid-finetune-sgd': FINETUNED_CAMVID_SGD,
     'cifar10-tuned': TUNED_CIFAR,
+    'cifar10-tuned-gpu': TUNED_CIFAR,  # there it is in float32
+    'cifar10-adamw-tuned': tuned_to(ADAMW_CIFAR, 32, 0.004),
+    'cifar10-lars-tuned': tuned_to(LARS_CIFAR, 128, 4.8),
+    'cifar10-lamb-tuned': tuned_to(LAMB_CIFAR, 128, 0.02),
     # The paper's regime: all data gains little from training longer.
-    'cifar10-long': TUNED_CIFAR._replace(length=3.0),
-    'cifar10-longer': TUNED_CIFAR._replace(length=6.0),
-    'cifar10-adamw': FAST_CIFAR._replace(options=BFLOAT16 | ADAMW),
-    'cifar10-lars-30e': FAST_CIFAR._replace(
-        config=ROOT / CIFAR_CONFIG.format('512-lars')
-    ),
-    'cifar10-lamb-30e': FAST_CIFAR._replace(
-        config=ROOT / CIFAR_CONFIG.format('512-lamb')
-    ),
-    'cifar10-finetune': CIFAR._replace(options=LITE0, length=0.12),
+    'cifar10-long': LONG_CIFAR,
+    'cifar10-longer': LONG_CIFAR._replace(length=6.0),
     'camvid-adamw': CAMVID._replace(
         config=ROOT / 'configs/camvid/upernet_r18_1xb4-50e_camvid-120x160.py',
         length=1.0,
     ),
     # From ImageNet weights; these need the extra finetune.
-    'camvid-finetune': FINETUNE,
-    'camvid-finetune-sgd': FINETUNE._replace(options=SGD),
+    'cifar10-finetune-tuned': tuned_to(FINETUNED_CIFAR, 32, 0.01),
+    'camvid-finetune-tuned': tuned_to(
+        FINETUNED_CAMVID._replace(length=1.0), 4, 0.008
+    ),
+    'camvid-finetune-sgd-tuned': tuned_to(
+        FINETUNED_CAMVID_SGD._replace(length=1.0), 8, 0.32
+    ),
     # A loss that cannot be scored in one call.
     'digits-dice': DIGITS._replace(
         options={'model.decode_head.loss_decode': CE_DICE}
@@ -309,7 +328,7 @@ EXPLORATORY: dict[str, Arm] = DRAWN_OTHERWISE | {
     'infobatch-r0.7': prune_ratio(0.7),
 }
 # Is the stock run a fair one? All data, by factors on batch and learning rate.
-BATCHES, LRS = (1.0, 0.5, 0.25), (0.5, 1.0, 2.0)
+BATCHES, LRS = (1.0, 0.5, 0.25), tuple(2.0**power for power in range(-3, 5))
 GRID = {
     (batch, lr): f'full-b{batch:g}-lr{lr:g}' for batch in BATCHES for lr in LRS
 } | {(1.0, 1.0): 'full'}

@@ -14,6 +14,7 @@ from .pruned_run import PrunedRun
 from .pruning import NoPruningPolicy
 from .pruning.prune_ratio import is_number
 from .sampler import InfoBatchSampler
+from .scores import SCORES
 
 
 def check_once(run: Any) -> None:
@@ -176,11 +177,8 @@ def check_seed(
     )
 
 
-SCORES = ('image_mean', 'class_balanced', 'gradient_norm')
-
-
 def check_settings(
-    score: str,
+    score: str | None,
     score_momentum: float,
     warmup_rounds: int,
     pacing: str | None,
@@ -188,7 +186,7 @@ def check_settings(
     rotate: bool | None,
 ) -> None:
     """Raise a ValueError that names a setting which is out of range."""
-    if score not in SCORES:
+    if score not in (None, *SCORES):
         raise ValueError(
             f'score={score!r} is not known; there are {", ".join(SCORES)}'
         )

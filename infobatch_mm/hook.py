@@ -43,16 +43,17 @@ class InfoBatchHook(Hook):
         score_momentum (float): Makes a score an exponential moving average
             of the losses of its sample, in [0, 1): the share of the old score
             in the new one. Defaults to 0.0, the last loss alone.
-        score (str): What the score of an image is. ``'image_mean'`` (default):
-            its loss. ``'class_balanced'``: the mean over its classes of the
-            mean loss of their pixels, so that a small object counts as much
-            as a large one; for heads of mmseg with plain cross-entropy.
-            ``'gradient_norm'``: the norm of the gradient of its loss by what
-            enters the losses of the heads (logits, as a rule). It comes with
-            the backward pass, for every head and loss at next to no cost, so
-            use it where ``image_mean`` has to call the loss once an image
-            more (any loss but plain cross-entropy, and the like of
-            mmpretrain). It ranks samples much as the loss does, not alike.
+        score (str, optional): What the score of an image is.
+            ``'image_mean'``: its loss (the paper). ``'class_balanced'``: the
+            mean over its classes of the mean loss of their pixels, so that a
+            small object counts as much as a large one; for heads of mmseg
+            with plain cross-entropy. ``'gradient_norm'``: the norm of the
+            gradient of its loss by what enters the losses of the heads
+            (logits, as a rule), which comes with the backward pass, for every
+            head and loss at next to no cost. None (default): the loss where
+            it comes in one pass (plain cross-entropy, and the like of
+            mmpretrain); else, where the loss of a head would have to be
+            called once an image more, the norm of the gradient.
         warmup_rounds (int): Number of rounds at the start of the run that
             use all data, while scores are taken. Defaults to 0; the first
             round, which has no scores, uses all data in any case.
@@ -102,7 +103,7 @@ class InfoBatchHook(Hook):
         policy: Mapping[str, Any] = dict(type='InfoBatchPolicy'),
         *,
         delta: float = 0.875,
-        score: str = 'image_mean',
+        score: str | None = None,
         score_momentum: float = 0.0,
         warmup_rounds: int = 0,
         unweighted: str | Sequence[str] = 'refuse',

@@ -9,6 +9,7 @@ from mmengine.dist import get_world_size
 
 from . import binding, checks, ranks
 from .datasets.identity import Identities
+from .heads import scores_in_one_pass
 from .host.batches import deal_batches
 from .ledger import Ledger
 from .pacing import FEWER_STEPS, SMALLER_BATCHES, Dealing
@@ -18,7 +19,7 @@ from .randomness import RandomStates
 from .records import RunRecords, resumed_text
 from .rounds import Policy
 from .sampler import InfoBatchSampler
-from .scores import ScoreBoard
+from .scores import CLASS_BALANCED, GRADIENT_NORM, IMAGE_MEAN, ScoreBoard
 from .steps import Steps
 
 
@@ -27,7 +28,7 @@ class Options(Protocol):
 
     policy: Policy
     delta: float
-    score: str
+    score: str | None
     score_momentum: float
     warmup_rounds: int
     unweighted: str | Sequence[str]
@@ -63,11 +64,12 @@ class Parts:
         self.identities = Identities(
             self.dataset.dataset, len(self.loader.dataset)
         )
-        self.run = new_run(runner, self.sampler, options)
+        score = score_of(runner, options)
+        self.run = new_run(runner, self.sampler, options, score)
         checks.check_pacing(self.run, runner.logger)
         self.ledger = Ledger(
-            class_balanced=options.score == 'class_balanced',
-            gradient_norm=options.score == 'gradient_norm',
+            class_balanced=score == CLASS_BALANCED,
+            gradient_norm=score == GRADIENT_NORM,
         )
         self.steps = Steps(
             runner, self.run, self.ledger, self.identities, options.unweighted
@@ -193,8 +195,33 @@ class Parts:
         return self.run.round, self.run.samples_done
 
 
+def score_of(runner: Any, options: Options) -> str:
+    """Return what the score of an image is: what is cheap, unless it is set.
+
+    Args:
+        runner (Runner): The runner.
+        options (Options): What is asked of the run.
+    """
+    if options.score is not None:
+        return options.score
+    names = [
+        f'{name} ({type(head).__name__})'
+        for name, head in binding.find_heads(runner.model).items()
+        if not scores_in_one_pass(head)
+    ]
+    if not names:
+        return IMAGE_MEAN
+    if not isinstance(options.policy, NoPruningPolicy):
+        runner.logger.info(
+            f'score={GRADIENT_NORM!r}, as the loss of {", ".join(names)} '
+            'does not give that of each image. With '
+            f'score={IMAGE_MEAN!r} it is called once an image more'
+        )
+    return GRADIENT_NORM
+
+
 def new_run(
-    runner: Any, sampler: InfoBatchSampler, options: Options
+    runner: Any, sampler: InfoBatchSampler, options: Options, score: str
 ) -> PrunedRun:
     """Return the state of a run that is about to begin.
 
@@ -204,6 +231,7 @@ def new_run(
         runner (Runner): The runner.
         sampler (InfoBatchSampler): That of its train dataloader.
         options (Options): What is asked of the run.
+        score (str): What the score of an image is.
     """
     loop, loader = runner.train_loop, runner.train_dataloader
     clock, world_size = binding.clock_of(loop), get_world_size()
@@ -226,7 +254,7 @@ def new_run(
         samples_budget=binding.samples_budget(loader, loop),
         seed=sampler.seed,
         delta=options.delta,
-        score=options.score,
+        score=score,
         warmup_rounds=options.warmup_rounds,
         trims_rounds=binding.has_rounds(loop),
         keeps_order=keeps_order,

@@ -11,6 +11,7 @@ from typing import Any
 from .pacing import FEWER_STEPS, SMALLER_BATCHES
 from .pruning import Plan
 from .rounds import Rounds
+from .scores import IMAGE_MEAN
 
 # The entry of a checkpoint, and the version of its layout.
 STATE_KEY = 'infobatch'
@@ -91,7 +92,7 @@ class PrunedRun(Rounds):
                 f'the checkpoint was made with pacing={pacing!r}; from here '
                 f'on the run uses pacing={self.pacing!r}'
             )
-        if state.get('score', 'image_mean') == self.score:
+        if state.get('score', IMAGE_MEAN) == self.score:
             self.board.load(state['scores'])
         else:
             warnings.append(

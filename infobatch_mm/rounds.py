@@ -8,7 +8,7 @@ from torch import Tensor
 from .clock import FullDataClock, RunTimes
 from .pacing import FEWER_STEPS, SMALLER_BATCHES, Dealing, next_batch
 from .pruning import Plan
-from .scores import ScoreBoard
+from .scores import IMAGE_MEAN, ScoreBoard
 
 
 class Policy(Protocol):
@@ -79,7 +79,7 @@ class Rounds:
         samples_budget: int,
         seed: int,
         delta: float = 0.875,
-        score: str = 'image_mean',
+        score: str = IMAGE_MEAN,
         warmup_rounds: int = 0,
         trims_rounds: bool = False,
         keeps_order: bool = True,

@@ -88,11 +88,12 @@ class InfoBatchSampler(DefaultSampler):
                 len(self.dataset), generator=self.generator()
             )
             start = 0
-        missing = -len(indices) % self.world_size
-        if self.round_up and missing and len(indices):
+        rest = indices[start:]  # of any number, after other ranks' steps
+        missing = -len(rest) % self.world_size
+        if self.round_up and missing:
             padding = torch.arange(missing) % len(indices)
-            indices = torch.cat([indices, indices[padding]])
-        return indices[start + self.rank :: self.world_size]
+            rest = torch.cat([rest, indices[padding]])
+        return rest[self.rank :: self.world_size]
 
     def __iter__(self) -> Iterator[int]:
         if self._plan is None:

@@ -3,6 +3,11 @@
 import torch
 from torch import Tensor
 
+# What a score can be; see InfoBatchHook.
+IMAGE_MEAN = 'image_mean'
+CLASS_BALANCED = 'class_balanced'
+GRADIENT_NORM = 'gradient_norm'
+SCORES = (IMAGE_MEAN, CLASS_BALANCED, GRADIENT_NORM)
 _MOST_WAITING = 1024  # batches; bounds the memory that they take
 
 

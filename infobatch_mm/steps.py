@@ -117,6 +117,8 @@ class Steps:
         if names is None:  # a loss that is not finite: look at the next batch
             return
         refuse_unreached(names, self._allowed)
+        checks.check_reported(self._training_heads, self.ledger)
+        self.ledger.close()  # or say that there is nothing to score
         self.has_looked = True
 
 

@@ -81,6 +81,7 @@ from infobatch_mm.compare.tables import (
     differences,
     draw,
     efficiency_table,
+    mean_curve,
 )
 from infobatch_mm.records import read_json_lines
 
@@ -313,6 +314,8 @@ def test_the_digest_of_a_cell_tells_how_rounds_are_drawn_and_spent(stock):
 
     paper = digest(arms.infobatch_fewer_steps)
     assert paper == config_hash(enable(stock, delta=0.9))
+    by_norm = digest(arms.infobatch_fewer_steps, score='gradient_norm')
+    assert by_norm != paper
     others = [
         digest(**settings)
         for settings in (
@@ -687,6 +690,16 @@ def test_a_study_of_one_seed_is_drawn(study, cells, tmp_path):
     assert draw(study.finished(), 'small', tmp_path / 'small.png').exists()
 
 
+def test_a_curve_is_a_mean_over_runs_of_different_length():
+    """By the last validations, which a shorter schedule has as well."""
+    runs = [
+        dict(validations=[dict(at=at, mIoU=value) for at, value in curve])
+        for curve in ([(1, 10), (2, 30), (3, 50)], [(1, 20), (2, 40)])
+    ]
+    assert mean_curve(runs, 'at') == [1.5, 2.5]
+    assert mean_curve(runs, 'mIoU') == [25, 45]
+
+
 STOP_HOOK = """
 from pathlib import Path
 from mmengine.hooks import Hook
@@ -770,6 +783,18 @@ def test_the_remainder_of_a_full_round_is_not_pruned():
     budget = budget_of(result)
     assert budget.prune_ratio == pytest.approx(1 - 256 / 367)
     assert budget.share == pytest.approx(1240 / 1456)
+
+
+def test_a_budget_is_the_same_with_every_python():
+    """From 3.12 on sum() rounds otherwise, which made other digests."""
+    rounds = [dict(kept=9, total=10, variance_ratio=0.1)] * 6
+    result = dict(
+        samples_seen=1, samples_budget=1, rounds=rounds, dataset_size=10
+    )
+    one_by_one = 0.0
+    for _ in rounds:
+        one_by_one += 1 - 9 / 10
+    assert budget_of(result).prune_ratio == one_by_one / 6
 
 
 # The stock form of a pruned config, and its metric

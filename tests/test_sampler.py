@@ -150,6 +150,20 @@ def test_a_resumed_round_goes_on_where_it_stopped(world_size, steps, round_up):
         assert len(after) == len(list(after))
 
 
+@pytest.mark.parametrize('world_size', [2, 3, 4])
+@pytest.mark.parametrize('start', range(11))
+def test_ranks_share_what_other_ranks_left(world_size, start):
+    """Another number of ranks may have trained on any number of samples."""
+    samplers = ranks(world_size, PLAN, start)
+    per_rank = [list(sampler) for sampler in samplers]
+    rest = PLAN.indices[start:].tolist()
+    assert interleaved(per_rank)[: len(rest)] == rest
+    each = -(-len(rest) // world_size)
+    assert (
+        [*map(len, per_rank)] == [*map(len, samplers)] == [each] * world_size
+    )
+
+
 def test_a_round_resumed_at_its_end_is_empty():
     (sampler,) = ranks(1, PLAN, start=len(PLAN))
     assert list(sampler) == []

@@ -11,6 +11,7 @@ import test_heads
 import torch
 import toys
 from mmengine.runner import Runner
+from mmseg.models import EncoderDecoder
 from test_distributed import light_run
 from test_distributed import run as run_on_ranks
 from test_heads import BY_IMAGE, IGNORED, ONE_PASS
@@ -406,6 +407,56 @@ def test_only_the_choice_of_samples_depends_on_it(tmp_path):
     assert all(each.isfinite().all() for each in scores)
     for one, other in combinations(scores, 2):
         assert not torch.isclose(one, other).any()
+
+
+DICE = dict(type='DiceLoss', loss_weight=0.4)
+
+
+@pytest.mark.parametrize(
+    'losses, score, used',
+    [
+        ([], None, 'image_mean'),
+        (['auxiliary_head'], None, 'gradient_norm'),
+        (['auxiliary_head'], 'image_mean', 'image_mean'),
+        ([], 'gradient_norm', 'gradient_norm'),
+    ],
+)
+def test_what_a_score_is_by_default(tmp_path, losses, score, used):
+    """The loss where it comes in one pass, as the losses of all heads tell."""
+    cfg = toys.config(tmp_path, epochs=2)
+    for head in losses:
+        cfg.model[head].head.loss_decode = DICE
+    cfg.custom_hooks[0].score = score
+    cfg.log_level = 'INFO'
+    runner = toys.train(cfg)
+    run = toys.hook_of(runner).run
+    assert run.score == used and run.board.scores.isfinite().all()
+    (log,) = tmp_path.glob('*/*.log')
+    says = "score='gradient_norm', as the loss of auxiliary_head (FCNHead)"
+    assert (says in log.read_text()) == (
+        used != 'image_mean' and score is None
+    )
+
+
+class ForwardOnly(EncoderDecoder):
+    """Computes its losses and goes backward through none of them."""
+
+    def train_step(self, data, optim_wrapper):
+        data = self.data_preprocessor(data, True)
+        losses = self._run_forward(data, mode='loss')
+        return self.parse_losses(losses)[1]
+
+
+def test_a_run_without_a_backward_pass_is_refused_before_its_first_step(
+    tmp_path,
+):
+    cfg = toys.config(tmp_path, epochs=2)
+    cfg.custom_hooks[0].update(NORM)
+    cfg.model.type = ForwardOnly
+    runner = Runner.from_cfg(cfg)
+    with pytest.raises(RuntimeError, match='no gradient in a training step'):
+        runner.train()
+    assert runner.iter == 0
 
 
 def test_scores_of_another_kind_are_dropped_on_resume(tmp_path):

@@ -11,6 +11,7 @@ from mmengine.config import Config
 
 from ..config import enable, type_name
 from ..pacing import FEWER_STEPS
+from ..scores import IMAGE_MEAN
 from .parts import UnscaledPolicy
 from .setup import is_epoch_based, schedulers_of, stretch
 
@@ -77,8 +78,13 @@ def infobatch(**options: Any) -> Arm:
 
 
 def infobatch_fewer_steps(**options: Any) -> Arm:
-    """Prune, in fewer, longer steps, each round by itself, as the paper."""
-    arm = infobatch(**options | PAPER)
+    """Prune, in fewer, longer steps, each round by itself, as the paper.
+
+    Args:
+        **options: Those of :func:`infobatch_mm.enable`. Without a score it is
+            the loss.
+    """
+    arm = infobatch(**dict(score=IMAGE_MEAN) | options | PAPER)
     return arm._replace(words='pruned, in fewer and longer steps (the paper)')
 
 

@@ -10,6 +10,8 @@ import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -112,7 +114,8 @@ def budget_of(result: Result) -> Budget:
     ]
     return Budget(
         share=share_of(result),
-        prune_ratio=sum(ratios) / len(ratios) if ratios else 0.0,
+        # Since Python 3.12 sum() rounds otherwise, and so would the digests.
+        prune_ratio=reduce(add, ratios) / len(ratios) if ratios else 0.0,
         samples=-(-result['dataset_size'] // result.get('world_size', 1)),
     )
 

@@ -12,6 +12,12 @@ from mmengine.config import Config
 from ..config import imported_modules, type_name
 from ..host.packages import alias_config_bases
 
+# The paper's settings, as the text of a config spells them out.
+PAPER_SETTINGS = (
+    '"pacing": "fewer_steps"',
+    '"rotate": false',
+    '"score": "image_mean"',
+)
 # Positions of a scheduler that are counted in iterations or epochs.
 EDGES = ('begin', 'end', 'T_max', 'total_iters', 'step_size', 'milestones')
 
@@ -185,6 +191,6 @@ def config_hash(cfg: Config) -> str:
     """
     text = json.dumps(cfg.to_dict(), sort_keys=True, default=str)
     text = text.replace('"type": "infobatch_mm.', '"type": "')
-    for setting in ('"pacing": "fewer_steps", ', '"rotate": false, '):
-        text = text.replace(setting, '')
+    for setting in PAPER_SETTINGS:
+        text = text.replace(f'{setting}, ', '')
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -285,6 +285,14 @@ def draw_classes(
 
 
 def mean_curve(runs: Sequence[Result], key: str) -> list[float]:
-    """Return the mean over runs of what stood at each validation."""
-    values = ([val[key] for val in run['validations']] for run in runs)
-    return [statistics.mean(at) for at in zip(*values, strict=True)]
+    """Return the mean over runs of what stood at each validation.
+
+    A schedule shortened to whole epochs may have one more with one seed than
+    with another: validations are counted from the last.
+    """
+    values = [[val[key] for val in run['validations']] for run in runs]
+    fewest = min(map(len, values))
+    return [
+        statistics.mean(at)
+        for at in zip(*(each[-fewest:] for each in values), strict=True)
+    ]

@@ -1,7 +1,7 @@
 """Stock heads with the gradient of each image weighted."""
 
 from ..host.packages import is_importable
-from .scoring import has_pixel_losses
+from .scoring import has_pixel_losses, scores_in_one_pass
 from .seams import attach, follow_samples, outermost_heads, seam_of
 from .weighted import WeightedHeadMixin
 
@@ -11,6 +11,7 @@ __all__ = [
     'follow_samples',
     'has_pixel_losses',
     'outermost_heads',
+    'scores_in_one_pass',
     'seam_of',
 ]
 

@@ -13,7 +13,12 @@ from mmpretrain.models.losses import (
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
-from .scoring import SeamCall, losses_and_scores, losses_and_scores_alone
+from .scoring import (
+    SeamCall,
+    losses_and_scores,
+    losses_and_scores_alone,
+    scores_in_one_pass,
+)
 from .seams import attach
 
 # Their scores are had in one pass.
@@ -90,3 +95,4 @@ def unreduced_losses(call: SeamCall) -> Tensor:
 
 for _loss in PLAIN_MEANS:
     losses_and_scores.register(_loss, losses_and_image_scores)
+    scores_in_one_pass.register(_loss, is_mean_over_images)

@@ -26,6 +26,7 @@ from .scoring import (
     has_pixel_losses,
     losses_and_scores,
     losses_and_scores_alone,
+    scores_in_one_pass,
 )
 from .seams import attach
 
@@ -237,4 +238,5 @@ def class_balanced_means(losses: PixelLosses) -> Tensor:
 
 
 losses_and_scores.register(BaseDecodeHead, losses_and_pixel_scores)
+scores_in_one_pass.register(BaseDecodeHead, has_plain_cross_entropy)
 has_pixel_losses.register(BaseDecodeHead, has_plain_cross_entropy)

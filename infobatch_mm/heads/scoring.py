@@ -83,6 +83,12 @@ losses_and_scores = functools.singledispatch(losses_and_scores_alone)
 
 
 @functools.singledispatch
+def scores_in_one_pass(head: Any) -> bool:
+    """Tell whether the scores of a weighted module need no further call."""
+    return False
+
+
+@functools.singledispatch
 def has_pixel_losses(head: Any) -> bool:
     """Tell whether a weighted module can score by class."""
     return False

@@ -107,6 +107,8 @@ def config(
     data = dict(type='LightData', size=samples)
     policy = policy or dict(type='InfoBatchPolicy', prune_ratio=0.5)
     hook = dict(type='InfoBatchHook', policy=policy, delta=delta)
+    # What most tests know: by default it would be the norm of the gradient.
+    hook['score'] = 'image_mean'
     hook.update(PACING if pacing is None else dict(pacing=pacing))
     loader = dict(
         batch_size=batch_size,
