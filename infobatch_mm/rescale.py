@@ -86,7 +86,8 @@ class GradientNorms:
     of accumulated batches) is found as the gradient of the losses themselves,
     and divided by. Where losses are weighted differently outside of their
     heads, it is by a mean of those weights. Above a loss scale of some 2**60,
-    which takes bfloat16 and 100,000 steps, the norms are infinite.
+    which takes bfloat16 and 100,000 steps, the norms are infinite. Of a batch
+    with a loss that is not finite all norms are NaN, whatever the gradients.
 
     Args:
         images (int): Images of the batch, B.
@@ -98,6 +99,7 @@ class GradientNorms:
             torch.zeros(size, device=device, requires_grad=True)
             for size in (images, 2)
         )
+        self._total = torch.zeros((), device=device)
 
     def squares_of(self, rows: int, places: Tensor | None) -> Tensor:
         """Return the tensor for :func:`scale_gradient` to report to.
@@ -120,9 +122,13 @@ class GradientNorms:
 
     def reported(self, losses: Any) -> Any:
         """Return the losses of a head, made to report their gradients."""
-        return _mapped(
-            losses, lambda loss: _ReportUnit.apply(loss, self._units)
-        )
+
+        def report(loss: Tensor) -> Tensor:
+            total = loss.detach().sum(dtype=torch.float32)
+            self._total = self._total + total
+            return _ReportUnit.apply(loss, self._units)
+
+        return _mapped(losses, report)
 
     def scores(self) -> Tensor | None:
         """Return the norms, float32, shape (B,); None before backward."""
@@ -130,7 +136,8 @@ class GradientNorms:
             return None
         # The mean of the units, each weighted by itself: one of zero is none.
         amount, square = self._units.grad
-        return self._squares.grad.sqrt() * (amount / square)
+        norms = self._squares.grad.sqrt() * (amount / square)
+        return norms + 0 * self._total
 
 
 def scale_gradient(

@@ -325,6 +325,7 @@ def run(work_dir, dataset, *, workers=0, **overrides):
     cfg.train_dataloader.dataset.dataset = dataset
     cfg.optim_wrapper.type = 'NoStep'
     cfg.param_scheduler = []
+    cfg.custom_hooks[0].score = 'image_mean'
     cfg.custom_hooks.append(dict(type='Witness'))
     return toys.train(cfg)
 

@@ -2,7 +2,8 @@
 
 ``make test-gpu`` runs the tests of the device ``cuda``. With all other tests
 they are run on the CPU, so that the code here is run at all where there is no
-GPU; what it asserts of CUDA was never seen.
+GPU. Of CUDA all was seen once, on an H200, but for the whole runs of
+``start``: NCCL, SyncBN and float16.
 """
 
 import json
@@ -186,7 +187,9 @@ def start(command, folder, config, *flags):
     with socket.socket() as server:
         server.bind(('127.0.0.1', 0))
         port = str(server.getsockname()[1])
-    env = dict(PATH=path, PORT=port, PYTHONPATH=f'{REPO}:{folder}')
+    ours = [str(REPO), str(folder)]
+    ours += filter(None, [os.environ.get('PYTHONPATH')])
+    env = dict(PATH=path, PORT=port, PYTHONPATH=os.pathsep.join(ours))
     done = subprocess.run(
         [*command, *flags],
         env=os.environ | env,

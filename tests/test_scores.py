@@ -602,6 +602,20 @@ def test_the_loss_may_be_changed_in_place():
     )
 
 
+@pytest.mark.parametrize('value', [NAN, INF])
+def test_a_batch_whose_loss_is_not_finite_has_no_norms(value):
+    """Its gradients may be finite all the same, or zero."""
+    head = attach(light.LightHead())
+    points, samples = test_heads.batch()
+    head.infobatch_ledger = ledger = Ledger(gradient_norm=True)
+    ledger.open(torch.arange(4), torch.ones(4))
+    samples[1].set_field(value, 'shift', field_type='metainfo')
+    loss = head.loss_by_feat(head.fc(points), samples)['loss_ce']
+    loss.backward()
+    assert head.fc.weight.grad.isfinite().all()
+    assert ledger.close()[1].isnan().all()
+
+
 def test_a_step_without_a_backward_pass_has_no_norms():
     head = attach(light.LightHead())
     points, samples = test_heads.batch()

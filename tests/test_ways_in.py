@@ -485,7 +485,8 @@ def test_a_loop_by_any_name(tmp_path, by, asking, monkeypatch):
 def test_the_run_is_the_explicit_run(tmp_path, asking):
     result = round_digests(asking_stock(tmp_path / 'stock', asking))
     explicit = config(tmp_path / 'explicit')
-    explicit.custom_hooks[0].pop('pacing', None)  # what the environment asks
+    for setting in ('pacing', 'score'):  # which tests are run with
+        explicit.custom_hooks[0].pop(setting, None)
     assert result == round_digests(explicit)
     assert len(set(result)) == 4
 

@@ -16,8 +16,9 @@ columns:
   path         img_path of the data set; empty where it has none, or where the
                data are not to be found: run the command in the folder where
                the run was started, if its data_root is a relative path
-  score        the last loss, or its average; empty if the sample has none yet,
-               and then it comes last in either order
+  score        the last loss, or the norm of its gradient where the run scored
+               by that, or its average; empty if the sample has none yet, and
+               then it comes last in either order
   times_kept   in how many rounds the sample was trained on, that in progress
                included
   last_weight  its weight in the last round, 0 if it was left out of it. A
