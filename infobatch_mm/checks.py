@@ -83,6 +83,23 @@ def check_pacing(run: PrunedRun, logger: Any) -> None:
     )
 
 
+def check_means(heads: Mapping[str, WeightedHeadMixin]) -> None:
+    """Raise a ValueError if a loss says that it is a sum over the batch."""
+    sums = [
+        f'{name} ({type(loss).__name__})'
+        for name, head in heads.items()
+        for each in head.infobatch_loss_modules()
+        for loss in each.modules()
+        if getattr(loss, 'reduction', None) == 'sum'
+    ]
+    if sums:
+        raise ValueError(
+            "these have a loss with reduction='sum', whose gradient a smaller "
+            f'batch makes smaller: {", ".join(sums)}. Set '
+            "reduction='mean', or pacing='fewer_steps'"
+        )
+
+
 def check_class_balanced(heads: dict[str, WeightedHeadMixin]) -> None:
     """Raise a ValueError unless every head can score by class."""
     cannot = [

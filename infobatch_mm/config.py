@@ -139,14 +139,22 @@ def prune_dataloader(dataloader: Mapping[str, Any]) -> ConfigDict:
     """Return a train dataloader's config with our sampler and data set."""
     dataloader = _with_sampler(dataloader)
     sampler = dataloader['sampler']
+    if not isinstance(sampler, Mapping):
+        raise TypeError(
+            f'train_dataloader.sampler is a {type(sampler).__name__} that is '
+            'built already, and pruning works in its place. Give its config: '
+            "dict(type='DefaultSampler', shuffle=True)"
+        )
     if type_name(sampler) not in SAMPLERS:
         raise ValueError(
             f'train_dataloader.sampler.type is {type_name(sampler)!r}, whose '
             'order pruning would replace. Pruning works in place of '
             'DefaultSampler and InfiniteSampler'
         )
-    dataset = dataloader['dataset']
-    if type_name(dataset) != 'IndexedDataset':
+    dataset = dataloader['dataset']  # or one that is built
+    is_config = isinstance(dataset, Mapping)
+    name = type_name(dataset) if is_config else type(dataset).__name__
+    if name != 'IndexedDataset':
         dataset = dict(type=f'{PACKAGE}.IndexedDataset', dataset=dataset)
     sampler = dict(sampler, type=f'{PACKAGE}.InfoBatchSampler')
     return ConfigDict({**dataloader, 'sampler': sampler, 'dataset': dataset})

@@ -48,6 +48,7 @@ class Ledger:
         noted (Any): The samples that the call under way was given; see
             ``heads/rows.py``.
         norms (GradientNorms, optional): Of the batch, if they are its scores.
+        within (set): The heads whose losses are being computed.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Ledger:
         self.weights: Tensor | None = None
         self.samples: list[int] | None = None
         self.noted: Any = None
+        self.within: set[Any] = set()
         self._nowhere = 0
         self._forget()
 

@@ -131,6 +131,7 @@ class Parts:
             first_iter=runner.iter,
         )
         ranks.check_same_plan(run.plan_digest)
+        self.steps.begin_round(runner.model, prunes=run.drawn < run.total)
 
     def _draw_plan(self, runner: Any) -> None:
         run = self.run
@@ -272,7 +273,8 @@ def deals(runner: Any, options: Options, dealing: Dealing) -> bool:
         dealing (Dealing): How samples would be dealt.
 
     Raises:
-        ValueError: If it is asked for, and no batch can be made smaller.
+        ValueError: If it is asked for, and no batch can be made smaller, or
+            a loss is a sum over it.
     """
     if options.pacing == FEWER_STEPS or isinstance(
         options.policy, NoPruningPolicy
@@ -280,6 +282,7 @@ def deals(runner: Any, options: Options, dealing: Dealing) -> bool:
         return False
     try:
         dealing.check()
+        checks.check_means(binding.find_heads(runner.model))
         deal_batches(runner.train_dataloader)
     except ValueError as error:
         if options.pacing == SMALLER_BATCHES:

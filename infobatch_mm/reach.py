@@ -6,9 +6,11 @@ an overridden ``train_step``, or from a parameter within a loss. Such a term
 would be trained on the kept samples as if they were all there are.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, KeysView
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +20,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from .host.untouched import Untouched, UntouchedRandomness, every_module
 
-Step = Callable[[nn.Module, Any, Any], Any]
 _MOST_NAMES = 8
 
 
@@ -41,42 +42,87 @@ def inner_model(model: nn.Module) -> nn.Module:
     return model.module if is_ddp else model  # type: ignore[return-value]
 
 
-class _DryWrapper:
-    """An optimizer wrapper that goes backward and never steps.
+class _DryOptimizer:
+    """An optimizer that never steps, and else is the real one."""
 
-    Everything else is the real one's.
-    """
+    def __init__(self, real: Any) -> None:
+        self._real = real
 
-    def __init__(self, wrapper: Any) -> None:
-        self._wrapper = wrapper
-        self.losses: list[Tensor] = []
+    @property  # type: ignore[misc]  # what isinstance() goes by
+    def __class__(self) -> Any:
+        return type(self._real)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._wrapper, name)
+        return getattr(self._real, name)
+
+    def step(self, closure: Any = None, **_: Any) -> Any:
+        """Leave the parameters alone."""
+        return closure() if callable(closure) else None
+
+    def zero_grad(self, *_: Any, **__: Any) -> None:
+        """Leave the gradients alone."""
+
+
+class _DryWrapper(_DryOptimizer):
+    """An optimizer wrapper, or a dict of them, that only goes backward.
+
+    Args:
+        real (OptimWrapper): That of the run.
+        losses (list): Where the losses are noted.
+        scaled (bool): Whether losses are multiplied as in training, by what
+            mixed precision keeps small gradients from vanishing with.
+    """
+
+    def __init__(
+        self, real: Any, losses: list[Tensor], *, scaled: bool
+    ) -> None:
+        super().__init__(real)
+        self._losses, self._scaled = losses, scaled
+
+    def _dry(self, part: Any) -> '_DryWrapper':
+        return _DryWrapper(part, self._losses, scaled=self._scaled)
+
+    @property
+    def optimizer(self) -> _DryOptimizer:
+        """_DryOptimizer: In place of the real one."""
+        return _DryOptimizer(self._real.optimizer)
+
+    def __len__(self) -> int:
+        return len(self._real)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._real
 
     def __getitem__(self, name: str) -> '_DryWrapper':
-        part = _DryWrapper(self._wrapper[name])
-        part.losses = self.losses
-        return part
+        return self._dry(self._real[name])
+
+    def keys(self) -> KeysView[str]:
+        """Return the names of the wrappers."""
+        return self._real.keys()
+
+    def values(self) -> Iterator['_DryWrapper']:
+        """Yield the wrappers."""
+        return map(self._dry, self._real.values())
+
+    def items(self) -> Iterator[tuple[str, '_DryWrapper']]:
+        """Yield the wrappers, with their names."""
+        return zip(self.keys(), self.values(), strict=True)
 
     def update_params(self, loss: Tensor, *_: Any, **__: Any) -> None:
         """Go backward."""
         self.backward(loss)
 
     def backward(self, loss: Tensor, **kwargs: Any) -> None:
-        """Go backward, without scaling the loss."""
-        self.losses.append(loss.detach())
+        """Go backward."""
+        self._losses.append(loss.detach())
+        scaler = getattr(self._real, 'loss_scaler', None)
+        if scaler is not None and self._scaled:
+            loss = loss * scaler.get_scale()
         loss.backward(**kwargs)
 
     def scale_loss(self, loss: Tensor) -> Tensor:
         """Return the loss; there is no group of steps to scale it for."""
         return loss
-
-    def step(self, *_: Any, **__: Any) -> None:
-        """Leave the parameters alone."""
-
-    def zero_grad(self, *_: Any, **__: Any) -> None:
-        """Leave the gradients alone."""
 
 
 @contextmanager
@@ -134,18 +180,56 @@ def unreached_parameters(
         list[str] | None: Their names; None if the batch cannot tell, since
         its loss is not finite.
     """
-    inner, wrapper = inner_model(model), _DryWrapper(optim_wrapper)
+    sizes = _gradients(model, batch, optim_wrapper, scaled=True)
+    if sizes and not all(map(math.isfinite, sizes.values())):
+        # The scale of the loss is too large, as it is when training begins.
+        sizes = _gradients(model, batch, optim_wrapper, scaled=False)
+    if sizes is None:
+        return None
+    return [name for name, size in sizes.items() if size]
+
+
+def _gradients(
+    model: nn.Module, batch: Any, optim_wrapper: Any, *, scaled: bool
+) -> dict[str, float] | None:
+    """Return the largest gradient of each parameter in a step.
+
+    Returns:
+        dict[str, float] | None: By name; None if a loss is not finite.
+    """
+    inner, losses = inner_model(model), list[Tensor]()
+    wrapper = _DryWrapper(optim_wrapper, losses, scaled=scaled)
     no_sync = getattr(model, 'no_sync', nullcontext)
+    sizes: dict[str, Tensor] = {}
+
+    def note(name: str, parameter: Tensor) -> None:
+        gradient = parameter.grad
+        if gradient is not None and gradient.numel():
+            size = gradient.detach().abs().amax()
+            sizes[name] = torch.maximum(sizes.get(name, size), size)
+
     with untouched_model(inner) as parameters, no_sync():
-        # The class's own, for which nothing is compiled anew.
-        type(inner).train_step(inner, deepcopy(batch), wrapper)  # type: ignore[attr-defined]
-        if not all(bool(loss.isfinite().all()) for loss in wrapper.losses):
-            return None
-        return [
-            name
+        # As they come, since a train_step may clear them before it ends ...
+        handles = [
+            parameter.register_post_accumulate_grad_hook(partial(note, name))
             for name, parameter in parameters.items()
-            if parameter.grad is not None and bool(parameter.grad.any())
         ]
+        try:
+            _own_step(inner)(deepcopy(batch), wrapper)
+        finally:
+            for handle in handles:
+                handle.remove()
+        for name, parameter in parameters.items():
+            note(name, parameter)  # ... or set them itself
+        if not all(bool(loss.isfinite().all()) for loss in losses):
+            return None
+        return {n: float(sizes[n]) for n in parameters if n in sizes}
+
+
+def _own_step(model: nn.Module) -> Any:
+    """Return the ``train_step`` of a model, before it was compiled."""
+    step: Any = model.train_step
+    return getattr(step, '_torchdynamo_orig_callable', step)
 
 
 def refuse_unreached(names: Iterable[str], allowed: Iterable[str]) -> None:

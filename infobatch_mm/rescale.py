@@ -5,6 +5,7 @@ had as well. It is handed on as autograd hands on everything: as the gradient
 of a tensor, which the backward pass adds up.
 """
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -180,7 +181,10 @@ def _mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, Tensor):
         return function(value) if value.requires_grad else value
     if isinstance(value, dict):
-        return {key: _mapped(item, function) for key, item in value.items()}
+        twin = copy.copy(value)  # of its class, with its attributes
+        for key, item in value.items():
+            twin[key] = _mapped(item, function)
+        return twin
     if isinstance(value, (tuple, list)):
         items = [_mapped(item, function) for item in value]
         if hasattr(value, '_fields'):  # a named tuple

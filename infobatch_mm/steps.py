@@ -8,9 +8,11 @@ weighted and scored.
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
+from mmengine.dist import all_gather_object
 from torch import Tensor, nn
 
 from . import checks
@@ -36,6 +38,8 @@ class Steps:
 
     Attributes:
         heads (dict): What is weighted, by the names of the heads.
+        has_looked (bool): Whether no look for what escapes the weights is
+            due.
         in_flight (bool): Whether a batch has begun and not ended.
     """
 
@@ -59,11 +63,34 @@ class Steps:
         follow_samples(inner_model(model), ledger)
         self._training_heads = training_heads(model)
         self._allowed = () if unweighted == 'refuse' else unweighted
-        self.has_looked = unweighted == 'allow'
+        self._looks = unweighted != 'allow'
+        self.has_looked = not self._looks
+        self._pruned_rounds = 0
+        self._trained: list[bool] = []
         self._steps_schedulers = steps_schedulers(runner)
         self._device = next(model.parameters()).device
         self._ids = torch.empty(0, dtype=torch.int64)
         self.in_flight = False
+
+    def begin_round(self, model: nn.Module, *, prunes: bool) -> None:
+        """See whether a look for what escapes the weights is due.
+
+        One is before the first step of the run. What is zero then, a penalty
+        whose factor grows or the distance to a teacher that begins as a copy,
+        does no harm until a round prunes. So it is looked for again before
+        the first step of the first pruned round, of the second, fourth,
+        eighth and so on, and of each round in which other parameters train.
+
+        Args:
+            model (nn.Module): The model, or its wrapper.
+            prunes (bool): Whether the round leaves samples out.
+        """
+        trained = [each.requires_grad for each in model.parameters()]
+        self._pruned_rounds += prunes
+        is_due = prunes and self._pruned_rounds.bit_count() == 1
+        if self._looks and (is_due or trained != self._trained):
+            self.has_looked = False
+        self._trained = trained
 
     def begin(self, runner: Any, batch: Any) -> None:
         """Look up the weights of a batch by the ids that came with it."""
@@ -114,9 +141,12 @@ class Steps:
     def _look_for_unweighted(self, runner: Any, batch: Any) -> None:
         """Refuse a loss of which a part escapes the weights."""
         names = unreached_parameters(runner.model, batch, runner.optim_wrapper)
-        if names is None:  # a loss that is not finite: look at the next batch
+        # The same on all ranks, or one would make a step more than another.
+        of_ranks = all_gather_object(names)
+        if None in of_ranks:  # a loss that is not finite: look once more
             return
-        refuse_unreached(names, self._allowed)
+        found = dict.fromkeys(chain.from_iterable(of_ranks))
+        refuse_unreached(found, self._allowed)
         checks.check_reported(self._training_heads, self.ledger)
         self.ledger.close()  # or say that there is nothing to score
         self.has_looked = True

@@ -2,6 +2,7 @@
 
 import json
 
+import light
 import pytest
 import toys
 from mmengine.config import Config
@@ -279,6 +280,24 @@ def test_a_config_that_cannot_prune_is_an_error(tmp_path, spoil, message):
 class Loops:
     class EpochBasedTrainLoop(EpochBasedTrainLoop):
         """A user's, of the same name."""
+
+
+def test_a_built_sampler_is_an_error(tmp_path):
+    cfg = toys.config(tmp_path, pruned=False)
+    cfg.train_dataloader.sampler = DefaultSampler([0])
+    with pytest.raises(TypeError, match='sampler is a DefaultSampler that'):
+        enable(cfg)
+
+
+def test_a_built_data_set_is_pruned(tmp_path):
+    cfg = light.config(
+        tmp_path,
+        dict(type='EpochBasedTrainLoop', max_epochs=3),
+        pruned=False,
+        default_hooks=dict(prune=dict(type='infobatch_mm.override.PruneHook')),
+    )
+    cfg.train_dataloader.dataset = light.LightData(24)
+    assert toys.hook_of(toys.train(cfg)).run.rounds_pruned
 
 
 def test_another_loop_of_the_same_name_is_an_error(tmp_path):

@@ -252,6 +252,26 @@ def test_a_nan_on_one_rank_reaches_all(tmp_path):
     assert rounds_of(tmp_path)[0]['nonfinite'] == 1
 
 
+@MODELS.register_module()
+class Counting(light.LightModel):
+    """Sum up over the ranks in each pass forward, as SyncBN does."""
+
+    def forward(self, inputs, data_samples, mode):
+        all_reduce(torch.ones(()))
+        return super().forward(inputs, data_samples, mode)
+
+
+def test_ranks_look_at_the_same_steps(tmp_path):
+    """A loss that is not finite on one makes all of them look once more."""
+    overrides = dict(
+        model=dict(type='Counting'),
+        train_dataloader=dict(dataset=dict(dataset=dict(nan_at=(5,)))),
+    )
+    loop = dict(EPOCHS, max_epochs=3)
+    seen = run(2, tmp_path, light_run, loop, 2, 32, overrides)
+    assert seen['now'] == seen['budget']
+
+
 def seed_by_rank(work_dir):
     cfg = light.config(work_dir, EPOCHS)
     cfg.train_dataloader.sampler.seed = get_rank()

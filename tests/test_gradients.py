@@ -10,6 +10,7 @@ import light
 import pytest
 import torch
 import toys
+from mmengine.config import ConfigDict
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS, OPTIM_WRAPPERS
@@ -371,8 +372,9 @@ def test_it_works_under_autocast():
         lambda a, b: [a, [b]],
         lambda a, b: dict(logits=a, more=dict(boxes=(b,))),
         lambda a, b: Pair(logits=a, boxes=[b]),
+        lambda a, b: ConfigDict(logits=a, more=ConfigDict(boxes=b)),
     ],
-    ids=['tuple', 'list', 'dict', 'namedtuple'],
+    ids=['tuple', 'list', 'dict', 'namedtuple', 'attributes'],
 )
 def test_nests_keep_their_shape_and_each_tensor_is_weighted(nest):
     a, b = leaf(4, 3), leaf(4, 3, 5)

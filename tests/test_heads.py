@@ -1,6 +1,7 @@
 """Weighted heads: the stock head in every respect but the gradient."""
 
 import pickle
+import threading
 from copy import deepcopy
 from unittest.mock import patch
 
@@ -394,6 +395,25 @@ def test_a_copy_is_a_weighted_head_of_its_own(copy, loss):
     assert head.conv_seg.weight.any()
 
 
+@pytest.mark.parametrize('copy', COPIES.values(), ids=COPIES)
+def test_a_head_that_says_what_is_copied_of_it_is_heeded(copy):
+    head = attach(Locked())
+    twin = copy(head)
+    assert isinstance(twin, WeightedHeadMixin) and twin.lock is None
+    torch.testing.assert_close(twin.state_dict(), head.state_dict())
+
+
+class Locked(light.LightHead):
+    """A head with what cannot be copied."""
+
+    def __init__(self):
+        super().__init__()
+        self.lock = threading.Lock()
+
+    def __getstate__(self):
+        return dict(vars(self), lock=None)
+
+
 def test_settings_beside_the_head_reach_the_stock_head():
     init = dict(type='Normal', std=0.5, override=dict(name='conv_seg'))
     head = build(dict(toys.weighted(toys.fcn_head()), init_cfg=init))
@@ -566,6 +586,70 @@ def test_the_score_of_a_repeated_sample_is_the_mean_over_its_rows():
     losses = F.cross_entropy(head.fc(views), labels, reduction='none')
     expected = losses.detach().view(2, 4).mean(0)
     torch.testing.assert_close(ledger.close()[1], expected)
+
+
+class Recursive(light.LightHead):
+    """A head that takes the losses of its layers one by one, by itself."""
+
+    def loss_by_feat(self, logits, data_samples):
+        if not isinstance(logits, list):
+            return super().loss_by_feat(logits, data_samples)
+        layers = [self.loss_by_feat(each, data_samples) for each in logits]
+        return dict(loss_ce=sum(layer['loss_ce'] for layer in layers))
+
+
+@pytest.mark.parametrize('norms', [False, True])
+def test_a_loss_that_calls_itself_is_weighted_once(norms):
+    points, samples = batch()
+    found = []
+    for kind in (Recursive, light.LightHead):
+        torch.manual_seed(0)
+        head = attach(kind())
+        head.infobatch_ledger = ledger = Ledger(gradient_norm=norms)
+        ledger.open(torch.arange(4), WEIGHTS, samples=IDS)
+        logits = head.fc(points)
+        layers = [logits, 2 * logits]
+        if kind is Recursive:
+            loss = head.loss_by_feat(layers, samples)['loss_ce']
+        elif norms:  # one call, whose norm is over both tensors
+            found.append(norms_of(head, layers, samples))
+            continue
+        else:
+            losses = [head.loss_by_feat(each, samples) for each in layers]
+            loss = sum(each['loss_ce'] for each in losses)
+        loss.backward()
+        found.append((head.fc.weight.grad, ledger.close()[1]))
+    torch.testing.assert_close(*found)
+
+
+def norms_of(head, layers, samples):
+    """Return the weighted gradient, and each image's norm at weight 1."""
+    labels = torch.tensor([sample.label for sample in samples])
+    each = sum(F.cross_entropy(x, labels, reduction='none') for x in layers)
+    loss = (WEIGHTS * each).mean()
+    (weight,) = torch.autograd.grad(loss, head.fc.weight, retain_graph=True)
+    rows = [
+        torch.autograd.grad(
+            F.cross_entropy(x, labels, reduction='sum'), x, retain_graph=True
+        )[0]
+        for x in layers
+    ]
+    return weight, torch.cat(rows, 1).norm(dim=1)
+
+
+def test_a_loss_that_changes_its_logits_in_place_is_told_how_not_to():
+    class Adjusting(light.LightHead):
+        def loss_by_feat(self, logits, data_samples):
+            logits -= 1.0
+            return super().loss_by_feat(logits, data_samples)
+
+    points, samples = batch()
+    head = attach(Adjusting())
+    Adjusting.loss_by_feat(head, head.fc(points), samples)  # with no ledger
+    ledger = opened(head)
+    with pytest.raises(RuntimeError, match='Adjusting changes its logits in'):
+        head.loss_by_feat(head.fc(points), samples)
+    assert not ledger.within
 
 
 def test_two_losses_of_one_step_add_up():

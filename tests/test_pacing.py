@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import toys
-from mmengine.registry import DATA_SAMPLERS
+from mmengine.registry import DATA_SAMPLERS, MODELS
 from processes import Child
 from test_distributed import Diary, rounds_of
 from test_distributed import run as run_on_ranks
@@ -27,6 +27,7 @@ from test_loops import train as train_and_note
 from test_resume import StopAfter, assert_same_end, last_checkpoint
 from test_resume import config as resumable
 from test_resume import run as run_config
+from torch import nn
 from torch.utils.data import BatchSampler
 
 from infobatch_mm import InfoBatchPolicy, QuantilePolicy, RandomPolicy, enable
@@ -346,6 +347,24 @@ def test_batches_that_cannot_be_smaller_are_refused(tmp_path):
     # A run that prunes nothing loses nothing by it.
     none = dict(type='NoPruningPolicy')
     toys.train(light_config(tmp_path / 'b', EPOCHS, batch_size=2, policy=none))
+
+
+@MODELS.register_module()
+class Summing(light.LightModel):
+    """A model whose head says that its loss is a sum over the batch."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.head.loss_decode = nn.CrossEntropyLoss(reduction='sum')
+
+
+def test_a_loss_that_is_a_sum_takes_fewer_steps(tmp_path):
+    cfg = light.config(tmp_path / 'a', EPOCHS, model=dict(type='Summing'))
+    cfg.custom_hooks[0].pop('pacing', None)
+    assert toys.hook_of(toys.train(cfg)).run.pacing == 'fewer_steps'
+    cfg = light_config(tmp_path / 'b', EPOCHS, model=dict(type='Summing'))
+    with pytest.raises(ValueError, match=r'CrossEntropyLoss\).*mean.*fewer'):
+        toys.train(cfg)
 
 
 @DATA_SAMPLERS.register_module()

@@ -15,8 +15,13 @@ import toys
 from mmengine.dataset import pseudo_collate
 from mmengine.hooks import Hook
 from mmengine.logging import MessageHub
-from mmengine.optim import OptimWrapper
-from mmengine.registry import DATASETS, HOOKS, MODELS
+from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.registry import (
+    DATASETS,
+    HOOKS,
+    MODELS,
+    OPTIM_WRAPPER_CONSTRUCTORS,
+)
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 
@@ -180,6 +185,7 @@ class TermBeside(light.LightModel):
         self.term = term
         self.unused = nn.Linear(2, 2)
         self.scale = nn.Parameter(torch.ones(()))
+        self.calls = 0
         # As many do to keep a teacher out of checkpoints.
         object.__setattr__(self, 'teacher', nn.Linear(4, 3))
         self.teacher.requires_grad_(False)
@@ -188,15 +194,18 @@ class TermBeside(light.LightModel):
         losses = super().forward(inputs, data_samples, mode)
         if mode == 'loss' and hasattr(self, f'add_{self.term}'):
             getattr(self, f'add_{self.term}')(losses, torch.stack(inputs))
+            self.calls += 1
         return losses
 
     def train_step(self, data, optim_wrapper):
-        if self.term == 'own_step':
+        if self.term in ('own_step', 'cleared'):
             penalty = self.head.fc.bias.pow(2).sum() + self.head.fc.bias.sum()
             with optim_wrapper.optim_context(self):
                 losses = self._run_forward(data, mode='loss')
             loss, log_vars = self.parse_losses(losses)
             optim_wrapper.update_params(loss + penalty)
+            if self.term == 'cleared':  # for the step to come
+                self.zero_grad()
             return log_vars
         return super().train_step(data, optim_wrapper)
 
@@ -213,6 +222,11 @@ class TermBeside(light.LightModel):
 
     def add_penalty(self, losses, points):
         losses['loss_penalty'] = self.head.fc.weight.pow(2).sum()
+
+    def add_growing(self, losses, points):
+        """Nothing at first, as a factor that is ramped up."""
+        factor = self.calls / 10
+        losses['loss_growing'] = factor * self.head.fc(points).pow(2).mean()
 
     # What is no such term.
 
@@ -233,6 +247,7 @@ REFUSED = dict(
     learned_weight='scale',
     penalty='head.fc.weight',
     own_step='head.fc.bias',
+    cleared='head.fc.bias',
 )
 SERVED = ['none', 'zero', 'constant', 'detached']
 
@@ -289,6 +304,80 @@ def test_a_batch_without_a_finite_loss_puts_it_off(tmp_path):
     cfg.train_dataloader.dataset.dataset.nan_at = tuple(range(24))
     runner = toys.train(cfg)
     assert not toys.hook_of(runner).steps.has_looked
+
+
+@HOOKS.register_module()
+class Rounds(Hook):
+    """Note in which rounds a look is due, and what trained before."""
+
+    priority = 'LOWEST'
+
+    def __init__(self):
+        self.due, self.weights = [], set()
+
+    def before_train_epoch(self, runner):
+        if not toys.hook_of(runner).steps.has_looked:
+            self.due.append(runner.epoch)
+
+    def after_train_iter(
+        self, runner, batch_idx, data_batch=None, outputs=None
+    ):
+        self.weights |= set(toys.hook_of(runner).plan.weights.tolist())
+
+
+def test_a_term_that_begins_later_is_refused_before_a_round_prunes(tmp_path):
+    cfg = config(tmp_path, 'growing')
+    cfg.custom_hooks.append(dict(type='Rounds'))
+    runner = Runner.from_cfg(cfg)
+    with pytest.raises(ValueError, match=r'gradient: head\.fc\.weight'):
+        runner.train()
+    (noted,) = (h for h in runner.hooks if isinstance(h, Rounds))
+    assert runner.iter == 6 and noted.weights == {1.0}
+
+
+def test_looks_are_as_rare_as_they_may_be(tmp_path):
+    cfg = config(tmp_path, 'none', delta=1.0)
+    cfg.train_cfg.max_epochs = 12
+    cfg.custom_hooks.append(dict(type='Rounds'))
+    runner = toys.train(cfg)
+    (noted,) = (h for h in runner.hooks if isinstance(h, Rounds))
+    # The first pruned round is that of epoch 1.
+    assert noted.due == [0, 1, 2, 4, 8]
+
+
+@HOOKS.register_module()
+class Unfreeze(Hook):
+    """Train a layer from an epoch on."""
+
+    def before_train(self, runner):
+        runner.model.extra.requires_grad_(False)
+
+    def before_train_epoch(self, runner):
+        runner.model.extra.requires_grad_(runner.epoch >= 3)
+
+
+@MODELS.register_module()
+class LateTerm(light.LightModel):
+    """Add a term of a layer that is frozen at first."""
+
+    def __init__(self):
+        super().__init__()
+        self.extra = nn.Linear(4, 1)
+
+    def forward(self, inputs, data_samples, mode):
+        losses = super().forward(inputs, data_samples, mode)
+        losses['loss_extra'] = self.extra(torch.stack(inputs)).pow(2).mean()
+        return losses
+
+
+def test_it_looks_again_when_other_parameters_train(tmp_path):
+    cfg = light.config(tmp_path, dict(LOOP, max_epochs=9), delta=1.0)
+    cfg.model = dict(type='LateTerm')
+    cfg.custom_hooks.append(dict(type='Unfreeze'))
+    runner = Runner.from_cfg(cfg)
+    with pytest.raises(ValueError, match=r'gradient: extra\.weight'):
+        runner.train()
+    assert runner.epoch == 3  # the third pruned round, which is not due
 
 
 def test_it_looks_again_when_a_run_is_resumed(tmp_path):
@@ -433,6 +522,93 @@ def test_so_is_one_whose_step_raises():
     with pytest.raises(ValueError, match='not the batch of 4'):
         unreached_parameters(model, batch, wrapper)
     check_equal(state_of(model, batch), before)
+
+
+@MODELS.register_module()
+class OwnSteps(light.LightModel):
+    """Go around the wrapper in its train_step, as models of adversaries do."""
+
+    def __init__(self, way, **kwargs):
+        super().__init__(**kwargs)
+        self.way = way
+
+    def train_step(self, data, optim_wrapper):
+        assert isinstance(optim_wrapper, OptimWrapperDict)
+        assert 'all' in optim_wrapper and len(optim_wrapper) == 1
+        wrapper = dict(
+            optimizer=lambda: optim_wrapper['all'].optimizer,
+            values=lambda: next(iter(optim_wrapper.values())),
+            items=lambda: dict(optim_wrapper.items())['all'],
+        )[self.way]()
+        wrapper.zero_grad()
+        losses = self._run_forward(data, mode='loss')
+        self.parse_losses(losses)[0].backward()
+        wrapper.step()
+        return {}
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class OneOfMany:
+    """Build a dict of one wrapper."""
+
+    def __init__(self, optim_wrapper_cfg, paramwise_cfg=None):
+        self.optimizer = optim_wrapper_cfg['optimizer']
+
+    def __call__(self, model):
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+        return OptimWrapperDict(all=OptimWrapper(optimizer))
+
+
+@pytest.mark.parametrize('way', ['optimizer', 'values', 'items'])
+def test_an_optimizer_makes_no_step_while_it_looks(tmp_path, way):
+    found = []
+    for pruned in (False, True):
+        cfg = light.config(tmp_path / str(pruned), LOOP, pruned=pruned)
+        cfg.model = dict(type='OwnSteps', way=way, weighted=pruned)
+        cfg.optim_wrapper.constructor = 'OneOfMany'
+        cfg.log_processor.custom_cfg = []
+        if pruned:
+            cfg.custom_hooks[0].policy = dict(type='NoPruningPolicy')
+        runner = toys.train(cfg)
+        optimizer = runner.optim_wrapper['all'].optimizer
+        found.append((runner.model.state_dict(), optimizer.state_dict()))
+    torch.testing.assert_close(*found, rtol=0, atol=0)
+
+
+class ScaledWrapper(OptimWrapper):
+    """Train in float16 as ``AmpOptimWrapper`` does, but on a CPU."""
+
+    def __init__(self, optimizer, scale):
+        super().__init__(optimizer)
+        self.loss_scaler = torch.amp.GradScaler('cpu', init_scale=scale)
+
+
+@MODELS.register_module()
+class SmallTerm(light.LightModel):
+    """Add a term whose gradient float16 rounds to nothing."""
+
+    def forward(self, inputs, data_samples, mode):
+        losses = super().forward(inputs, data_samples, mode)
+        halves = self.head.fc(torch.stack(inputs)).half()
+        losses['loss_small'] = halves.float().pow(2).mean() * 1e-9
+        return losses
+
+
+@pytest.mark.parametrize(
+    'scale, found', [(1.0, []), (2.0**16, ['weight', 'bias'])]
+)
+def test_small_gradients_are_looked_for_as_they_train(scale, found):
+    model = SmallTerm()
+    data = DATASETS.build(dict(type='LightData', size=4))
+    batch = pseudo_collate([data[i] for i in range(4)])
+    model.head.infobatch_ledger.open(torch.arange(4), torch.zeros(4))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    wrapper = ScaledWrapper(optimizer, scale)
+    names = unreached_parameters(model, batch, wrapper)
+    assert names == [f'head.fc.{name}' for name in found]
+    # A scale at which gradients are infinite is for the scaler to lower.
+    wrapper.loss_scaler = torch.amp.GradScaler('cpu', init_scale=2.0**127)
+    assert unreached_parameters(model, batch, wrapper) == []
 
 
 def test_a_run_that_prunes_nothing_is_stock_with_all_this_state(tmp_path):
@@ -631,6 +807,7 @@ def test_hidden_modules_are_found_by_name():
     model = nn.ModuleDict(dict(head=nn.Linear(1, 1)))
     vars(model)['teacher'] = nn.Sequential(nn.Linear(1, 1))
     vars(model['head'])['friends'] = [nn.ReLU(), model]
+    model.holder = SimpleNamespace(ema=nn.Linear(1, 1), model=model)
     names = dict(every_module(model))
     assert set(names) == {
         '',
@@ -638,5 +815,6 @@ def test_hidden_modules_are_found_by_name():
         'teacher',
         'teacher.0',
         'head.friends',
+        'holder',
     }
     assert names['teacher'] is vars(model)['teacher']

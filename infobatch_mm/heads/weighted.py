@@ -39,9 +39,32 @@ class WeightedHeadMixin(Swapped):
         kwargs: dict[str, Any],
     ) -> Any:
         """Compute the stock losses, weighted and recorded per image."""
-        ledger, axis = self.infobatch_ledger, self.infobatch_batch_axis
-        if not ledger.is_open:
+        ledger = self.infobatch_ledger
+        # One that calls itself, layer by layer, has weighted all of them.
+        if not ledger.is_open or self in ledger.within:
             return stock_loss(*args, **kwargs)
+        ledger.within.add(self)
+        try:
+            return self._weighted_loss(ledger, stock_loss, args, kwargs)
+        except RuntimeError as error:
+            if '_ScaleGradient' not in str(error):
+                raise
+            raise RuntimeError(
+                f'the loss of {type(self).__name__} changes its logits in '
+                'place, whose gradient is weighted on its way back. Write '
+                'logits = logits - x instead of logits -= x'
+            ) from error
+        finally:
+            ledger.within.remove(self)
+
+    def _weighted_loss(
+        self,
+        ledger: Ledger,
+        stock_loss: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        axis = self.infobatch_batch_axis
         if ledger.guards_parameters:
             check_own_parameters(self)
         rows = rows_of(self, args, kwargs)

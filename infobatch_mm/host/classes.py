@@ -26,8 +26,10 @@ class Swapped:
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         # Copies and pickles name the stock class, since the class made by
-        # swap_class() is not importable.
-        return _blank_copy, type(self).__bases__, self.__dict__
+        # swap_class() is not importable. Its state is what it would have.
+        getstate = getattr(self, '__getstate__', None)  # from Python 3.11 on
+        state = getstate() if getstate else self.__dict__
+        return _blank_copy, type(self).__bases__, state
 
 
 def swap_class(module: nn.Module, mixin: Any) -> None:

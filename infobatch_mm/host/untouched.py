@@ -255,8 +255,9 @@ class UntouchedRandomness:
 def every_module(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Yield all modules of a model by name, hidden ones too.
 
-    A module that is kept as a plain attribute, or in a list or a dict of
-    them, is hidden from ``modules()``, and with it from checkpoints.
+    A module that is kept as a plain attribute, in a list or a dict of them,
+    or as an attribute of an object that is, is hidden from ``modules()``, and
+    with it from checkpoints.
     """
     seen: set[int] = set()
     waiting: list[tuple[str, nn.Module]] = [('', model)]
@@ -276,5 +277,8 @@ def every_module(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def _modules_in(value: Any) -> list[nn.Module]:
     if isinstance(value, dict):
         value = list(value.values())
-    items = value if isinstance(value, (list, tuple)) else [value]
+    items = list(value) if isinstance(value, (list, tuple)) else [value]
+    for each in list(items):  # one that keeps a teacher, say
+        if hasattr(each, '__dict__') and not isinstance(each, _NEVER_CHANGED):
+            items += vars(each).values()
     return [item for item in items if isinstance(item, nn.Module)]
