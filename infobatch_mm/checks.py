@@ -1,5 +1,6 @@
 """What a run and its settings must be like, asked before its first step."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -81,6 +82,22 @@ def check_pacing(run: PrunedRun, logger: Any) -> None:
         f'({fewest / run.total:.0%}), since smallest_batch='
         f'{dealing.smallest_batch}'
     )
+
+
+def check_annealing(run: PrunedRun, logger: Any) -> None:
+    """Say so if no round is to come that uses all data at the end."""
+    clock = run.clock
+    last = (clock.budget - 1) // clock.pass_ticks * clock.pass_ticks
+    share = last / clock.budget
+    if isinstance(run.policy, NoPruningPolicy) or run.delta == 1:
+        return
+    if round(share - run.delta, 6) < 0:
+        logger.warning(
+            f'delta={run.delta}: rounds that begin from there on use all '
+            f'data, but the last one begins at {share:.3f} of the run, so '
+            'that none does. For a last round of all data set '
+            f'delta={math.floor(1000 * share) / 1000}'
+        )
 
 
 def check_means(heads: Mapping[str, WeightedHeadMixin]) -> None:
@@ -200,7 +217,7 @@ def check_settings(
     warmup_rounds: int,
     pacing: str | None,
     smallest_batch: int,
-    rotate: bool | None,
+    rotate: bool,
 ) -> None:
     """Raise a ValueError that names a setting which is out of range."""
     if score not in (None, *SCORES):
@@ -230,7 +247,7 @@ def check_settings(
             f'smallest_batch={smallest_batch!r} is not a number of samples; '
             '2 is the fewest that batch norm on one rank can train on'
         )
-    if rotate not in (None, True, False):
+    if rotate not in (True, False):
         raise ValueError(
             f'rotate={rotate!r} is not known; with True samples take turns, '
             'with False each round is drawn by itself'

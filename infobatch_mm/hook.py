@@ -39,7 +39,9 @@ class InfoBatchHook(Hook):
         policy (dict): Config of the pruning policy. Defaults to
             ``dict(type='InfoBatchPolicy')``.
         delta (float): The share of the full-data budget from which all data
-            is used (annealing), in [0, 1]. Defaults to 0.875.
+            is used (annealing), in [0, 1]: by rounds that begin there or
+            later, of which a run of fewer than ``1 / (1 - delta)`` rounds has
+            none. Defaults to 0.875.
         score_momentum (float): Makes a score an exponential moving average
             of the losses of its sample, in [0, 1): the share of the old score
             in the new one. Defaults to 0.0, the last loss alone.
@@ -59,15 +61,16 @@ class InfoBatchHook(Hook):
             round, which has no scores, uses all data in any case.
         unweighted (str | list[str]): What to do if a part of the loss
             escapes the weights of the samples, which is looked for before the
-            first step. ``'refuse'`` (default): stop. ``'allow'``: do not
+            first step, and before that of the first, second, fourth, ...
+            pruned round. ``'refuse'`` (default): stop. ``'allow'``: do not
             look. A list of names of parameters, or of modules: only these may
             get a gradient from such a part, for instance a weight penalty.
         exact_resume (bool, optional): Whether a resumed run repeats the
             random draws of an uninterrupted one: states of the random number
             generators go into checkpoints, and a sample is augmented by
             draws that depend on seed, round and index alone. None (default):
-            yes, unless the policy is ``NoPruningPolicy``, with which a run is
-            the stock run to the bit and draws what that draws.
+            yes, unless the policy is ``NoPruningPolicy``, with which a run by
+            epochs is the stock run to the bit and draws what that draws.
         pacing (str, optional): How a pruned round spends its samples.
             ``'smaller_batches'``: in as many steps as a full pass has, so that
             all that counts steps is that of the stock run.
@@ -78,11 +81,13 @@ class InfoBatchHook(Hook):
         smallest_batch (int): The fewest samples of a batch on a rank, with
             smaller batches. Rounds keep as many samples as that takes.
             Defaults to 2, for batch norm that is not synchronised.
-        rotate (bool, optional): Whether samples take turns: of those that
-            may be left out, a round draws first those that the rounds before
-            left out. Then a sample is in as many rounds as its inclusion
-            probabilities add up to, but for about one. False: each round is
-            drawn by itself (the paper). None (default): with smaller batches.
+        rotate (bool): Whether samples take turns: of those that may be left
+            out, a round draws first those that the rounds before left out.
+            Then a sample is in as many rounds as its inclusion probabilities
+            add up to, but for about one; yet in a round whose strata are not
+            those of the rounds before, the expected step is no longer that of
+            all data. Defaults to False: each round is drawn by itself (the
+            paper).
 
     Attributes:
         run (PrunedRun, optional): The state of the run, once it has begun.
@@ -110,7 +115,7 @@ class InfoBatchHook(Hook):
         exact_resume: bool | None = None,
         pacing: str | None = None,
         smallest_batch: int = 2,
-        rotate: bool | None = None,
+        rotate: bool = False,
     ) -> None:
         check_unweighted(unweighted)
         checks.check_settings(

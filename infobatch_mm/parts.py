@@ -35,7 +35,7 @@ class Options(Protocol):
     exact_resume: bool
     pacing: str | None
     smallest_batch: int
-    rotate: bool | None
+    rotate: bool
 
 
 class Parts:
@@ -67,6 +67,7 @@ class Parts:
         score = score_of(runner, options)
         self.run = new_run(runner, self.sampler, options, score)
         checks.check_pacing(self.run, runner.logger)
+        checks.check_annealing(self.run, runner.logger)
         self.ledger = Ledger(
             class_balanced=score == CLASS_BALANCED,
             gradient_norm=score == GRADIENT_NORM,
@@ -260,7 +261,7 @@ def new_run(
         trims_rounds=binding.has_rounds(loop),
         keeps_order=keeps_order,
         dealing=dealing,
-        rotate=rotates(options, dealing),
+        rotate=rotates(options),
     )
 
 
@@ -292,21 +293,19 @@ def deals(runner: Any, options: Options, dealing: Dealing) -> bool:
     return True
 
 
-def rotates(options: Options, dealing: Dealing | None) -> bool:
-    """Tell whether samples take turns: with smaller batches, unless set.
+def rotates(options: Options) -> bool:
+    """Tell whether samples take turns.
 
     Raises:
         ValueError: If it is asked of a policy that cannot.
     """
-    wants = bool(dealing) if options.rotate is None else options.rotate
-    if not wants:
+    if not options.rotate:
         return False
     found = signature(options.policy.plan).parameters.values()
-    can = any(p.name == 'turns' or p.kind is p.VAR_KEYWORD for p in found)
-    if not can and options.rotate:
+    if not any(p.name == 'turns' or p.kind is p.VAR_KEYWORD for p in found):
         kind = type(options.policy).__name__
         raise ValueError(
             f'rotate=True, but {kind}.plan() takes no turns. Give it the '
             'argument turns of PruningPolicy.plan(), or leave rotate out'
         )
-    return can
+    return True

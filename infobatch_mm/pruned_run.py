@@ -118,6 +118,8 @@ class PrunedRun(Rounds):
         if 'indices' in state:
             self._load_plan(state)
             self._pace_anew(pacing)
+            if self._deals_too_little:
+                self._has_new_layout = True
         return warnings
 
     def _load_plan(self, state: Mapping[str, Any]) -> None:
@@ -131,6 +133,8 @@ class PrunedRun(Rounds):
         self.samples_done = state['samples_done']
         if 'trained' in state:
             self.trained = state['trained'].cpu()
+        elif self.trained is not None:
+            self.trained[self.plan.indices[: self.samples_done]] = True
 
     def _pace_anew(self, pacing: str) -> None:
         """Go on with a plan that was made in a pacing, in the present one."""
@@ -141,6 +145,19 @@ class PrunedRun(Rounds):
         factor = share if self.pacing == SMALLER_BATCHES else 1 / share
         self.plan = replace(self.plan, weights=self.plan.weights * factor)
         self._has_new_layout = True
+
+    @property
+    def _deals_too_little(self) -> bool:
+        """bool: Whether batches of the rest would be smaller than allowed.
+
+        That is where it was dealt to fewer ranks, or with another limit.
+        """
+        if not self._is_dealt:
+            return False
+        assert self.plan is not None and self.dealing is not None
+        steps = self.clock.round_iters - self.clock.position
+        fewest = replace(self.dealing, steps=steps).fewest
+        return len(self.plan) - self.samples_done < fewest
 
     def begin_without_state(self, *, iters: int, epochs: int) -> None:
         """Go on from a checkpoint of a run that did not prune.

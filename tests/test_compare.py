@@ -228,7 +228,6 @@ def test_random_prunes_as_much_with_the_same_options(stock):
     assert hook == dict(
         type='infobatch_mm.InfoBatchHook',
         pacing=None,
-        rotate=None,
         policy=policy,
         delta=0.9,
     )
@@ -1374,7 +1373,6 @@ def test_a_pruned_config_gives_the_options_of_infobatch(desk, tmp_path):
     assert hooks['infobatch'][-1] == dict(
         type='infobatch_mm.InfoBatchHook',
         pacing=None,
-        rotate=None,
         delta=0.7,
         score_momentum=0.5,
     )

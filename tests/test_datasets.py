@@ -9,7 +9,12 @@ import numpy as np
 import pytest
 import torch
 import toys
-from mmengine.dataset import BaseDataset, pseudo_collate
+from mmengine.dataset import (
+    BaseDataset,
+    ConcatDataset,
+    RepeatDataset,
+    pseudo_collate,
+)
 from mmengine.registry import DATASETS, init_default_scope
 from mmseg.datasets.transforms import PackSegInputs
 from test_resume import StopAfter
@@ -54,6 +59,18 @@ def test_it_is_of_the_samples_in_their_order():
     assert len({fingerprint(dataset) for dataset in same}) == 1
     others = [by_path(SHUFFLED), by_path(NAMES[:-1])]
     assert fingerprint(same[0]) not in map(fingerprint, others)
+
+
+def test_the_parts_of_a_data_set_count_by_their_length():
+    first, second = (by_path([f'{k}{n}' for n in NAMES]) for k in 'ab')
+    nests = [
+        ConcatDataset([RepeatDataset(first, 2), second]),
+        ConcatDataset([first, RepeatDataset(second, 2)]),
+    ]
+    assert len(nests[0]) == len(nests[1])
+    assert fingerprint(nests[0]) != fingerprint(nests[1])
+    same = ConcatDataset([RepeatDataset(first, 2), second])
+    assert fingerprint(nests[0]) == fingerprint(same)
 
 
 def test_samples_without_a_path_count_by_their_pixels():

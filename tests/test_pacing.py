@@ -415,10 +415,8 @@ def kept_of(runner, rounds):
 
 
 @pytest.mark.parametrize('pacing', ['smaller_batches', 'fewer_steps'])
-@pytest.mark.parametrize('rotate', [None, True, False])
-def test_samples_take_turns_with_smaller_batches_unless_set(
-    tmp_path, pacing, rotate
-):
+@pytest.mark.parametrize('rotate', [True, False])
+def test_samples_take_turns_where_they_are_to(tmp_path, pacing, rotate):
     half = dict(type='RandomPolicy', prune_ratio=0.5)
     cfg = toys.config(tmp_path, epochs=8, policy=half)
     cfg.custom_hooks[0].update(pacing=pacing, rotate=rotate)
@@ -426,8 +424,7 @@ def test_samples_take_turns_with_smaller_batches_unless_set(
     kept = kept_of(runner, rounds)
     assert len(kept) == 6
     pairs = zip(kept[::2], kept[1::2], strict=True)
-    expected = pacing == 'smaller_batches' if rotate is None else rotate
-    assert all(not a & b for a, b in pairs) == expected
+    assert all(not a & b for a, b in pairs) == rotate
 
 
 def test_a_policy_that_takes_no_turns(tmp_path):

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,8 +14,9 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import HistoryBuffer
 
 import infobatch_mm.pruned_run
-from infobatch_mm.checks import check_seed
+from infobatch_mm.checks import check_annealing, check_seed
 from infobatch_mm.clock import EpochClock, FullDataClock
+from infobatch_mm.pacing import Dealing
 from infobatch_mm.pruned_run import PrunedRun
 from infobatch_mm.pruning import (
     InfoBatchPolicy,
@@ -226,6 +228,47 @@ def test_samples_that_were_held_back_are_trained_after_a_resume():
     plan, done = again.remaining
     assert done == 0
     assert sorted(plan.indices.tolist()) == sorted(order[8:].tolist())
+
+
+@pytest.mark.parametrize('before, after', [(True, False), (False, True)])
+def test_so_are_they_where_another_order_begins_with_the_resume(before, after):
+    run = Training(new_run(keeps_order=before)).until(8).run
+    assert 0 < run.samples_done < len(run.plan)
+    again = new_run(keeps_order=after)
+    again.load_state_dict(saved(run))
+    plan, done = again.remaining
+    expected = run.plan.indices[run.samples_done :]
+    assert plan.indices[done:].tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize(
+    'ranks, smallest, steps', [(1, 2, 2), (2, 1, 2), (2, 2, 1), (1, 3, 1)]
+)
+def test_the_rest_of_a_round_has_no_smaller_batches_than_allowed(
+    ranks, smallest, steps
+):
+    policy = RandomPolicy(0.75)
+    first = new_run(policy=policy, dealing=Dealing(3, 8, 1, 2), batch=8)
+    first.board.update(torch.arange(TOTAL), torch.rand(TOTAL))
+    first.draw_plan(torch.Generator().manual_seed(1))
+    first.begin_round(iters=3, samples=len(first.plan), first_iter=0)
+    first.end_step(first.plan.indices[:2])
+    assert first.samples_left == 4
+    dealing = Dealing(3, 8, ranks, smallest)
+    again = new_run(policy=policy, dealing=dealing, batch=8)
+    assert again.load_state_dict(saved(first)) == []
+    assert again.steps_to_deal == steps
+
+
+@pytest.mark.parametrize('delta, said', [(0.875, None), (0.9, '0.875')])
+def test_a_run_without_a_last_round_of_all_data_says_so(delta, said):
+    heard = []
+    logger = SimpleNamespace(warning=heard.append)
+    check_annealing(new_run(delta=delta), logger)
+    assert [text[-5:] for text in heard] == ([said] if said else [])
+    check_annealing(new_run(policy=NoPruningPolicy(), delta=delta), logger)
+    check_annealing(new_run(delta=1), logger)
+    assert len(heard) == bool(said)
 
 
 @pytest.mark.parametrize('batch', [2, 8])

@@ -30,10 +30,10 @@ class Budget(NamedTuple):
     samples: int = 0
 
 
-# How rounds are drawn and spent: as the paper has it, and as is the default,
+# How rounds are spent: as the paper has it, and as is the default,
 # written out so that the digest of a cell tells one from the other.
-PAPER = dict(pacing=FEWER_STEPS, rotate=False)
-UNSET = dict(pacing=None, rotate=None)
+PAPER = dict(pacing=FEWER_STEPS)
+UNSET = dict(pacing=None)
 ALL_DATA = Budget(share=1.0, prune_ratio=0.0)
 Change = Callable[[Config, Budget, int], Config]
 

@@ -9,6 +9,7 @@ import pickle
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,8 @@ def fingerprint(dataset: Any) -> str:
     for wrapper in _wrappers(dataset):
         for name in ('indices', 'repeat_indices'):
             _feed(digest, getattr(wrapper, name, None), ())
+        for part in getattr(wrapper, 'datasets', ()):
+            _feed(digest, len(part), ())
     for leaf in leaves(dataset):
         roots = roots_of(leaf)
         if not isinstance(leaf, BaseDataset):
@@ -74,9 +77,12 @@ def fingerprint(dataset: Any) -> str:
 
 def _wrappers(dataset: Any) -> Iterator[Any]:
     """Yield what a nest of data sets wraps its leaves in, outermost first."""
-    while (inner := getattr(dataset, 'dataset', None)) is not None:
+    if (inner := getattr(dataset, 'dataset', None)) is not None:
         yield dataset
-        dataset = inner
+        yield from _wrappers(inner)
+    elif parts := getattr(dataset, 'datasets', None):  # one after another
+        yield dataset
+        yield from chain.from_iterable(map(_wrappers, parts))
 
 
 def _infos(leaf: BaseDataset) -> Iterator[Any]:

@@ -39,9 +39,9 @@ class PruningPolicy(ABC):
             (:class:`PruneRatio`).
         keep (float, optional): The share of all samples that a pruned round
             keeps, in (0, 1]; the ratios follow from it and from how many
-            samples each stratum has (:func:`ratios_to_keep`). No weight is
-            above ``2 / keep``, so where too few samples lie below the last
-            threshold, that rises until there are enough.
+            samples each stratum has (:func:`ratios_to_keep`). With two strata
+            no weight is above ``2 / keep``, with three ``4 / keep``; or twice
+            that, while samples are without a score.
         delta (float): The share of the full-data clock from which nothing is
             pruned (annealing; paper, section 3.3).
     """
