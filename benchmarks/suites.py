@@ -236,8 +236,8 @@ def tuned(batch: float, lr: float) -> Arm:
 
 
 PAPER = dict(policy=dict(type='InfoBatchPolicy', prune_ratio=0.5), delta=0.875)
-BY_TURNS: dict[str, Any] = dict(pacing=SMALLER_BATCHES, rotate=True)
-ALONE: dict[str, Any] = dict(pacing=SMALLER_BATCHES, rotate=False)
+ALONE = arms.PAPER | dict(pacing=SMALLER_BATCHES)
+BY_TURNS = ALONE | dict(rotate=True)
 INFOBATCH = dict(type='InfoBatchPolicy')
 
 
@@ -301,10 +301,10 @@ DRAWN_OTHERWISE = drawn_otherwise()
 DRAWN_OTHERWISE_AT_COSTS = at_cost(drawn_otherwise(**HALF), 50)
 
 
-def never_annealed(keep: float) -> Arm:
+def never_annealed(keep: float, drawn: Mapping[str, Any] = BY_TURNS) -> Arm:
     """Return an arm in all steps that keeps a share up to the end."""
     policy = dict(type='InfoBatchPolicy', keep=keep)
-    return arms.infobatch(policy=policy, delta=1.0, **BY_TURNS)
+    return arms.infobatch(policy=policy, delta=1.0, **drawn)
 
 
 EXPLORATORY: dict[str, Arm] = DRAWN_OTHERWISE | {
@@ -314,6 +314,7 @@ EXPLORATORY: dict[str, Arm] = DRAWN_OTHERWISE | {
     # All steps at the same costs, without full batches at the end.
     'infobatch-small-batch-no-annealing': never_annealed(0.725),
     'infobatch-small-batch-no-annealing-50': never_annealed(0.493),
+    'infobatch-small-batch-no-annealing-alone': never_annealed(0.725, ALONE),
     'random-unscaled': arms.random(rescaled=False, **arms.PAPER),
     'infobatch-unscaled': paper(policy=arms.unscaled(INFOBATCH), delta=0.875),
     'infobatch-no-annealing': paper(**PAPER | dict(delta=1.0)),

@@ -54,6 +54,7 @@ from infobatch_mm.compare.setup import (
     Setup,
     config_hash,
     samples_budget,
+    samples_of_epoch,
     stock_config,
     stretch,
 )
@@ -176,6 +177,32 @@ def test_schedulers_of_several_optimizers_and_milestones_are_stretched():
     assert second.milestones == third.milestones == [30, 40]
 
 
+SCHEDULES = dict(
+    warmup=(
+        dict(type='LinearLR', begin=0, end=1, convert_to_iter_based=True),
+        dict(begin=0, end=1),
+    ),
+    after=(dict(type='CosineAnnealingLR', begin=1, T_max=11, end=12),
+           dict(begin=1, T_max=3, end=3)),
+    short=(dict(type='PolyLR', begin=5, end=6), dict(begin=1, end=2)),
+    steps=(dict(type='StepLR', step_size=1), dict(step_size=1)),
+    cycle=(dict(type='OneCycleLR', total_steps=40), dict(total_steps=10)),
+    restarts=(
+        dict(type='CosineRestartLR', periods=[10, 6, 1]),
+        dict(periods=[2, 2, 1]),
+    ),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize('scheduler, expected', SCHEDULES.values())
+def test_schedulers_are_stretched_but_not_away(scheduler, expected):
+    train = dict(max_epochs=12, val_interval=1)
+    cfg = Config(dict(train_cfg=train, param_scheduler=[scheduler]))
+    stretch(cfg, 0.25)
+    (found,) = cfg.param_scheduler
+    assert {key: found[key] for key in expected} == expected
+
+
 def test_metrics_that_are_no_numbers_are_left_out():
     hook = BenchmarkHook()
     hook.state = dict(
@@ -228,6 +255,7 @@ def test_random_prunes_as_much_with_the_same_options(stock):
     assert hook == dict(
         type='infobatch_mm.InfoBatchHook',
         pacing=None,
+        score=None,
         policy=policy,
         delta=0.9,
     )
@@ -282,6 +310,40 @@ def test_a_last_batch_of_one_sample_is_dropped():
     assert cfg.train_dataloader.drop_last
 
 
+@pytest.mark.parametrize(
+    'samples, loader',
+    [
+        (100, dict(batch_size=32, drop_last=True)),
+        (100, dict(batch_size=32, num_batch_per_epoch=2)),
+        (1000, dict(batch_size=64, drop_last=True, num_batch_per_epoch=9)),
+        (333, dict(batch_size=16, drop_last=True)),
+        (333, dict(batch_size=16)),
+    ],
+)
+def test_small_batches_cost_as_much_whatever_an_epoch_is(samples, loader):
+    """Count what a run by epochs sees, batch by batch."""
+
+    def steps_of(cfg):
+        loader = cfg.train_dataloader
+        size = loader.batch_size
+        batches = [len(b) for b in torch.arange(samples).split(size)]
+        if batches[-1] < size and loader.get('drop_last'):
+            batches.pop()
+        batches = batches[: loader.get('num_batch_per_epoch')]
+        return batches * cfg.train_cfg.max_epochs
+
+    cfg = copy.deepcopy(EPOCHS)
+    cfg.train_dataloader = loader
+    full = steps_of(cfg)
+    assert sum(full) == 20 * samples_of_epoch(loader, samples)
+    budget = Budget(0.73, 0.0, samples=samples)
+    cfg = change(arms.small_batch(), cfg, budget)
+    small = steps_of(cfg)
+    # Whole epochs, whole batches; with small data both are coarse.
+    assert sum(small) == pytest.approx(0.73 * sum(full), rel=0.05)
+    assert len(small) == pytest.approx(len(full), rel=0.25)
+
+
 def test_small_batches_keep_a_learning_rate_that_mmengine_scales():
     cfg = copy.deepcopy(EPOCHS)
     cfg.auto_scale_lr = dict(enable=True, base_batch_size=256)
@@ -320,12 +382,14 @@ def test_the_digest_of_a_cell_tells_how_rounds_are_drawn_and_spent(stock):
         digest(**settings)
         for settings in (
             {},
+            dict(score='image_mean'),
+            dict(score='gradient_norm'),
             dict(pacing='smaller_batches'),
             dict(pacing='smaller_batches', rotate=True),
             dict(pacing='fewer_steps', rotate=True),
         )
     ]
-    assert len({paper, *others}) == 5
+    assert len({paper, *others}) == 7
 
 
 def test_every_learning_rate_is_raised(stock):
@@ -1043,6 +1107,20 @@ def test_a_verdict_takes_two_seeds(tmp_path):
     assert 'better than short' in text
 
 
+def test_a_run_that_diverged_has_no_verdict(tmp_path):
+    lost = {seed: dict(run) for seed, run in KNOWN['short'].items()}
+    lost[1]['value'] = math.nan
+    text = summary.verdict_text(of_study(tmp_path), KNOWN | dict(short=lost))
+    assert 'no verdict from a run that diverged on short.' in text
+    assert 'nan' not in text and 'for short' not in text
+
+
+def test_seeds_without_another_arm_have_no_verdict(tmp_path):
+    alone = dict(infobatch=KNOWN['infobatch'])
+    text = summary.write(of_study(tmp_path), alone, 'config.py')
+    assert text.startswith('No other arm to compare with: no verdict. Info')
+
+
 def test_a_metric_between_0_and_1_has_more_digits(tmp_path):
     def small(values):
         runs = costing(values, 74, 80.0)
@@ -1336,6 +1414,37 @@ def test_another_config_in_the_folder_is_refused(desk):
     assert 'was made by another config' in err and 'another work dir' in err
 
 
+def test_cells_without_that_whose_cost_they_have_are_refused(desk):
+    desk.give('--arms', 'full', 'short', '--seeds', 1)
+    cells = desk.folder / 'work/cells.jsonl'
+    lines = cells.read_text().splitlines(keepends=True)
+    kept = [line for line in lines if '"arm":"infobatch"' not in line]
+    assert len(kept) == len(lines) - 1
+    cells.write_text(''.join(kept))
+    err = desk.give('--arms', 'full', 'short', '--seeds', 1, status=2)
+    assert 'cells.jsonl holds short-s0, but not the cells that they' in err
+
+
+def test_a_config_of_classes_is_compared(desk, tmp_path):
+    """As new-style configs have them, in place of the names of types."""
+    config = tmp_path / 'of_classes.py'
+    config.write_text(
+        'from mmengine.config import read_base\n'
+        'from mmengine.hooks import CheckpointHook\n'
+        'with read_base():\n'
+        '    from .base import *\n'
+        'default_hooks = dict(checkpoint=dict(type=CheckpointHook, '
+        'by_epoch=False, interval=9))\n'
+    )
+    cfg = Config.fromfile(DIGITS.config)
+    cfg.pop('default_hooks')
+    cfg.dump(tmp_path / 'base.py')
+    desk.give('--arms', 'full', '--seeds', 1, config=config)
+    found = Config.fromfile(desk.folder / 'work/full/0/cell.py')
+    saves = found.default_hooks.checkpoint
+    assert 'CheckpointHook' in str(saves.type) and saves.interval == 9
+
+
 def test_a_metric_that_no_validation_gives_is_refused_at_once(desk):
     err = desk.give('--metric', 'mDcie', '--higher-is-better', status=2)
     assert "metric 'mDcie' is not among" in err and ': mIoU, mFscore' in err
@@ -1373,6 +1482,7 @@ def test_a_pruned_config_gives_the_options_of_infobatch(desk, tmp_path):
     assert hooks['infobatch'][-1] == dict(
         type='infobatch_mm.InfoBatchHook',
         pacing=None,
+        score=None,
         delta=0.7,
         score_momentum=0.5,
     )

@@ -626,7 +626,9 @@ def test_the_metric_is_that_of_save_best():
     checkpoint = dict(save_best=['rmse', 'mDice'], rule=['less', 'greater'])
     cfg = Config(dict(default_hooks=dict(checkpoint=checkpoint)))
     assert results.metric_of(cfg, line) == ('rmse', False)
-    checkpoint.update(save_best='auto', rule=None)
+    checkpoint.update(rule=None, less_keys=['rmse'])
+    assert results.metric_of(cfg, line) == ('rmse', False)
+    checkpoint.update(save_best='auto')
     cfg = Config(dict(default_hooks=dict(checkpoint=checkpoint)))
     assert results.metric_of(cfg, line) == ('mIoU', True)
     assert results.metric_of(Config(), dict(step=1, time=2.0)) is None

@@ -13,7 +13,12 @@ from ..config import enable, type_name
 from ..pacing import FEWER_STEPS
 from ..scores import IMAGE_MEAN
 from .parts import UnscaledPolicy
-from .setup import is_epoch_based, schedulers_of, stretch
+from .setup import (
+    is_epoch_based,
+    samples_of_epoch,
+    schedulers_of,
+    stretch,
+)
 
 
 class Budget(NamedTuple):
@@ -30,10 +35,11 @@ class Budget(NamedTuple):
     samples: int = 0
 
 
-# How rounds are spent: as the paper has it, and as is the default,
+# How rounds are scored and spent: as the paper has it, and as is the default,
 # written out so that the digest of a cell tells one from the other.
-PAPER = dict(pacing=FEWER_STEPS)
-UNSET = dict(pacing=None)
+PAPER: dict[str, Any] = dict(pacing=FEWER_STEPS, score=IMAGE_MEAN)
+UNSET: dict[str, Any] = dict(pacing=None, score=None)
+NUM_BATCHES = 'num_batch_per_epoch'
 ALL_DATA = Budget(share=1.0, prune_ratio=0.0)
 Change = Callable[[Config, Budget, int], Config]
 
@@ -84,7 +90,8 @@ def infobatch_fewer_steps(**options: Any) -> Arm:
         **options: Those of :func:`infobatch_mm.enable`. Without a score it is
             the loss.
     """
-    arm = infobatch(**dict(score=IMAGE_MEAN) | options | PAPER)
+    by_itself = dict(pacing=FEWER_STEPS, rotate=False)
+    arm = infobatch(**PAPER | options | by_itself)
     return arm._replace(words='pruned, in fewer and longer steps (the paper)')
 
 
@@ -169,17 +176,22 @@ def _small_batch(cfg: Config, budget: Budget, seed: int) -> Config:
             f'train_dataloader.batch_size is {full} and can be made no '
             'smaller; leave the arm small-batch out'
         )
-    if is_epoch_based(cfg):
+    whole_epochs = is_epoch_based(cfg) and not loader.get(NUM_BATCHES)
+    if whole_epochs:
+        if budget.samples:  # in its epochs no remainder is dropped
+            dropped = samples_of_epoch(loader, budget.samples)
+            loader.pop('drop_last', None)
+            share *= dropped / samples_of_epoch(loader, budget.samples)
         # Whole epochs are trained, and the batch makes up for the rounding.
         epochs = cfg.train_cfg.max_epochs
         share = max(1, round(epochs * share)) / epochs
     loader.batch_size = max(1, round(full * share))
     shrunk = loader.batch_size / full
-    if is_epoch_based(cfg):
+    if whole_epochs:
         if budget.samples % loader.batch_size == 1:
             loader.drop_last = True  # batch norm cannot train on one sample
         stretch(cfg, share, of_iters=share / shrunk)
-    else:
+    elif not is_epoch_based(cfg):
         stretch(cfg, share / shrunk)
     scaling = cfg.get('auto_scale_lr') or {}
     if scaling.get('enable'):
@@ -197,8 +209,10 @@ def small_batch() -> Arm:
     the rounding. One that is counted in epochs is shortened to the share of
     them, as for ``short``: with batches as much smaller, these have the
     iterations of the full run. What it counts in iterations, such as a
-    warm-up, is left where it is in either case, but for the rounding. If the
-    last batch of an epoch had a single sample, it is dropped.
+    warm-up, is left where it is in either case, but for the rounding. Epochs
+    of a number of batches (``num_batch_per_epoch``) are all kept. Where the
+    full run drops the last batches of its epochs (``drop_last``), this one
+    drops none but those of a single sample, and has fewer epochs for that.
     """
     words = 'all data in all steps, with batches as much smaller'
     return Arm(_small_batch, at_cost_of='infobatch', words=words)

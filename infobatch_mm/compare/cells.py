@@ -153,12 +153,23 @@ def check_same(study: Study, cells: Iterable[Cell], finished: Results) -> None:
     """Refuse finished cells that another config has made.
 
     Raises:
-        ValueError: If the digest of one of them is not that of its config.
+        ValueError: If the digest of one of them is not that of its config, or
+            what one was made at the cost of is not there.
     """
+    known_cells = [cell for cell in cells if is_in(cell, finished)]
+    alone = [
+        cell.name
+        for cell in known_cells
+        if (needed := study.needs(cell)) and not is_in(needed, finished)
+    ]
+    if alone:
+        raise ValueError(
+            f'{study.results} holds {", ".join(alone)}, but not the cells '
+            'that they were made at the cost of: delete their lines to run '
+            'them anew, or take another work directory'
+        )
     stock = stock_config(study.setup)
-    for cell in cells:
-        if not is_in(cell, finished):
-            continue
+    for cell in known_cells:
         budget = budget_for(study, cell, finished)
         now = config_hash(config_of(study, cell, budget, stock))
         known = finished[cell.arm][cell.seed]['config_hash']

@@ -18,6 +18,7 @@ from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import DATA_SAMPLERS, HOOKS
 
+from ..host.datasets import unsliced
 from ..host.packages import is_importable
 from ..pruning.plan import Plan
 from ..pruning.registry import PRUNING_POLICIES, build_policy
@@ -106,7 +107,7 @@ class BenchmarkHook(Hook):
         state = dict(
             self.state,
             iters=runner.iter,
-            dataset_size=len(runner.train_dataloader.dataset),
+            dataset_size=len(unsliced(runner.train_dataloader.dataset)),
             world_size=get_world_size(),
         )
         if is_main_process():

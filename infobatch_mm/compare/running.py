@@ -29,6 +29,8 @@ from .parts import COSTS_FILE
 from .processes import Place, failure_text, places_of, train
 from .setup import config_hash, samples_budget
 
+# Of a validation, what is no metric.
+NO_METRICS = {'iter', 'samples_seen', 'train_seconds', 'cpu_seconds'}
 # What is kept of each round.
 ROUND_KEYS = ('total', 'kept', 'threshold', 'variance_ratio')
 
@@ -120,7 +122,8 @@ def read_run(study: Study, cell: Cell, cfg: Config) -> Result:
     if metric not in last:
         raise ValueError(
             f'metric={metric!r} is not among what the run was validated by: '
-            f'{", ".join(last)}'
+            f'{", ".join(last.keys() - NO_METRICS)}. Give one of them with '
+            '--metric; what is trained already is not trained again'
         )
     return dict(
         **cell._asdict(),

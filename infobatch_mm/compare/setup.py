@@ -19,7 +19,16 @@ PAPER_SETTINGS = (
     '"score": "image_mean"',
 )
 # Positions of a scheduler that are counted in iterations or epochs.
-EDGES = ('begin', 'end', 'T_max', 'total_iters', 'step_size', 'milestones')
+EDGES = (
+    'begin',
+    'end',
+    'T_max',
+    'total_iters',
+    'total_steps',
+    'step_size',
+    'milestones',
+    'periods',
+)
 
 
 class Parts(NamedTuple):
@@ -143,6 +152,8 @@ def stretch(
         for edge in EDGES:
             if edge in scheduler:
                 scheduler[edge] = _scaled(scheduler[edge], scale)
+        if 0 < scheduler.get('end', 0) <= (begin := scheduler.get('begin', 0)):
+            scheduler['end'] = begin + 1  # at least one step
 
 
 def schedulers_of(cfg: Config) -> list[dict[str, Any]]:
@@ -162,8 +173,8 @@ def _schedulers(config: Any) -> Iterator[dict[str, Any]]:
 
 def _scaled(edge: Any, factor: float) -> Any:
     if isinstance(edge, (list, tuple)):
-        return [round(each * factor) for each in edge]
-    return round(edge * factor)
+        return [_scaled(each, factor) for each in edge]
+    return max(1, round(edge * factor)) if edge > 0 else edge
 
 
 def is_epoch_based(cfg: Config) -> bool:
@@ -174,12 +185,30 @@ def is_epoch_based(cfg: Config) -> bool:
 def samples_budget(
     setup: Setup, dataset_size: int, world_size: int = 1
 ) -> int:
-    """Return how many samples the run on all data sees, on all ranks."""
+    """Return how many samples the run on all data sees, on all ranks.
+
+    Args:
+        setup (Setup): What is trained.
+        dataset_size (int): Samples of its training data.
+        world_size (int): Number of ranks.
+    """
     cfg = stock_config(setup)
+    loader = cfg.train_dataloader
     if is_epoch_based(cfg):
-        return cfg.train_cfg.max_epochs * dataset_size
-    batch_size = cfg.train_dataloader.batch_size * world_size
-    return cfg.train_cfg.max_iters * batch_size
+        return cfg.train_cfg.max_epochs * samples_of_epoch(
+            loader, dataset_size, world_size
+        )
+    return cfg.train_cfg.max_iters * loader.batch_size * world_size
+
+
+def samples_of_epoch(
+    dataloader: Mapping[str, Any], dataset_size: int, world_size: int = 1
+) -> int:
+    """Return how many samples a dataloader gives in an epoch, on all ranks."""
+    batch = dataloader['batch_size'] * world_size
+    batches = dataloader.get('num_batch_per_epoch')
+    samples = min(dataset_size, batches * batch) if batches else dataset_size
+    return samples - samples % batch * bool(dataloader.get('drop_last'))
 
 
 def config_hash(cfg: Config) -> str:
@@ -187,7 +216,8 @@ def config_hash(cfg: Config) -> str:
 
     Whether a type of this package is named with its prefix makes no
     difference, nor do settings that are those of the paper: the first results
-    were made without the one, and when the others were the default.
+    were made without the one, and when the others were the default. What is
+    the default now has to be written out to count (``arms.UNSET``).
     """
     text = json.dumps(cfg.to_dict(), sort_keys=True, default=str)
     text = text.replace('"type": "infobatch_mm.', '"type": "')

@@ -66,15 +66,15 @@ BETTER, WORSE, SAME = 'better', 'worse', 'indistinguishable'
 
 
 def judge(gain: Paired) -> str:
-    """Return better, worse or indistinguishable, and of one seed nothing.
+    """Return better, worse or indistinguishable.
 
     Better: the gain is above 0 with one-sided confidence LEVEL; worse: it is
-    below.
+    below. Nothing is returned of one seed, and of values that are not finite.
 
     Args:
         gain (Paired): Of more than one seed; positive is good.
     """
-    if gain.seeds < 2:
+    if gain.seeds < 2 or not math.isfinite(gain.mean):
         return ''
     if gain.low > 0:
         return BETTER

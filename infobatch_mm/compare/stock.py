@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, MutableMapping
 from copy import deepcopy
 from typing import Any
 
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.hooks import CheckpointHook
 
 from ..config import (
@@ -167,8 +167,9 @@ def _is(config: Any, names: Any) -> bool:
 def keep_one_checkpoint(cfg: Config, length: float) -> None:
     """Save as often as the config does, and keep the last one, in place."""
     hooks = cfg.get('default_hooks') or {}
-    saves: dict[str, Any] = dict(type='CheckpointHook', interval=1)
-    saves |= hooks.get('checkpoint') or {}
+    # Changed, not copied into a dict, as its type may be a class.
+    saves = hooks.get('checkpoint') or ConfigDict(type='CheckpointHook')
+    saves.setdefault('interval', 1)
     saves.setdefault('max_keep_ckpts', 1)
     if saves['interval'] > 0:
         saves['interval'] = max(1, round(saves['interval'] * length))

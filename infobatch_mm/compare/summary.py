@@ -1,6 +1,7 @@
 """What a person can act on: the verdict of a comparison, and its files."""
 
 import json
+import math
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ from .tables import differences, interval, saved_shares, spread, table
 
 OURS, ALL = 'infobatch', 'full'
 JSON_FILE, TABLE_FILE = 'compare.json', 'compare.md'
-ONE_SEED = 'One seed: no verdict.'
+ONE_SEED, DIVERGED = 'one seed', 'a run that diverged'
 WORDS = {BETTER: 'better than', SAME: 'indistinguishable from'}
 WORDS[WORSE] = 'worse than'
 
@@ -106,7 +107,7 @@ def _all_data_text(
     if ALL not in against:
         return 'Against all data: not run.'
     gap, form = against[ALL], f'+{form_of(results)}'
-    found = judge(gain_of(study, gap)) or 'one seed: no verdict'
+    found = judge(gain_of(study, gap)) or f'{why(gap)}: no verdict'
     text = f'{study.setup.metric} against all data: {interval(gap, form)}'
     return f'{text}, {found} ({_seeds(gap.seeds)}).'
 
@@ -121,9 +122,16 @@ def _controls_text(
         for kind, words in WORDS.items()
         if (named := [arm for arm in arms if found[arm] == kind])
     ]
-    if single := [arm for arm in arms if not found[arm]]:
-        parts.append(f'no verdict from one seed on {_listed(single)}')
+    for reason in (ONE_SEED, DIVERGED):
+        silent = [arm for arm in arms if not found[arm]]
+        if named := [arm for arm in silent if why(against[arm]) == reason]:
+            parts.append(f'no verdict from {reason} on {_listed(named)}')
     return f'{title}: {"; ".join(parts) or "nothing was run"}.'
+
+
+def why(gap: Paired) -> str:
+    """Say from what there is no verdict."""
+    return ONE_SEED if gap.seeds < 2 else DIVERGED
 
 
 def _seeds_text(study: Study, against: dict[str, Paired]) -> str:
@@ -132,6 +140,8 @@ def _seeds_text(study: Study, against: dict[str, Paired]) -> str:
     parts = []
     for arm, gap in against.items():
         if judge(gain_of(study, gap)) in (BETTER, WORSE):
+            continue
+        if not math.isfinite(gap.mean):
             continue
         more = seeds_to_decide(gap, deviation)
         parts.append(f'{f"about {more}" if more else "over 100"} for {arm}')
@@ -250,7 +260,9 @@ def write(study: Study, results: Results, config: str) -> str:
         str: The verdict, or why there is none.
     """
     verdict = verdict_text(study, results)
-    said = verdict or f'{ONE_SEED} {savings_text(results)}'
+    alone = len(results) == 1 and len(results[OURS]) > 1
+    nothing = 'No other arm to compare with' if alone else 'One seed'
+    said = verdict or f'{nothing}: no verdict. {savings_text(results)}'
     text = json.dumps(as_json(study, results, config, verdict), indent=2)
     (study.work_dir / JSON_FILE).write_text(text + '\n')
     words = [f'- `{arm}`: {study.arms[arm].words}' for arm in results]

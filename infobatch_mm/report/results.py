@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from mmengine.config import Config
 
+from ..compare.stock import is_higher_better
 from ..config import type_name
 from ..records import METRICS, NO_METRICS, Line
 from . import runs as of_run
@@ -93,25 +94,21 @@ def read(work_dir: Path, metric: Metric | None = None) -> Run:
 def metric_of(cfg: Config, line: Mapping[str, Any]) -> Metric | None:
     """Return what a run is judged by, of those in the line of a validation.
 
-    This is the metric of ``save_best`` with its ``rule``, else one that
-    :data:`METRICS` names, else the first. As mmengine does, it takes a
-    metric with ``loss`` in its name for one that is to fall.
+    This is the metric of ``save_best``, else one that :data:`METRICS` names,
+    else the first. More of it is better as ``CheckpointHook`` takes it, by
+    its rule and keys; where these say nothing, unless it is a loss.
     """
     found = [n for n in line if n not in NO_METRICS and not SCALAR.match(n)]
     if not found:
         return None
     saved = dict(cfg.get('default_hooks') or {}).get('checkpoint') or {}
-    best, rules = _listed(saved, 'save_best'), _listed(saved, 'rule')
-    rules = rules * len(best) if len(rules) == 1 else rules
+    best = saved.get('save_best')
+    best = [best] if isinstance(best, str) else list(best or [])
     name = next((n for n in (*best, *METRICS) if n in found), found[0])
-    given = dict(zip(best, rules, strict=False)).get(name)
-    rule = given or ('less' if 'loss' in name else 'greater')
-    return Metric(name, rule == 'greater')
-
-
-def _listed(settings: Mapping[str, Any], key: str) -> list[Any]:
-    value = settings.get(key)
-    return list(value) if isinstance(value, list | tuple) else [value]
+    try:
+        return Metric(name, is_higher_better(cfg, name))
+    except ValueError:
+        return Metric(name, 'loss' not in name)
 
 
 def seed_of(work_dir: Path, cfg: Config) -> int | None:
