@@ -106,6 +106,7 @@ SUMMARY_ARMS = {
     'short-lr': 'and longer steps',
     'random': 'random pruning',
 }
+IN_ALL_STEPS, BY_TURNS_MARK = ('infobatch-small-batch', NEVER_ANNEALED), '†'
 # Arms by turns, each with that whose rounds are drawn by themselves.
 TURNS = {
     'InfoBatch, all steps': (
@@ -361,14 +362,28 @@ def summary_table(
         for suffix in suffixes:
             if runs := results.get(f'infobatch{suffix}'):
                 share = statistics.mean(map(share_of, runs.values()))
-                gains = [
-                    differences(results, f'{arm}{suffix}', 'full')
-                    for arm in SUMMARY_ARMS
-                ]
-                seeds = len(gains[0])
+                seeds = len(differences(results, f'infobatch{suffix}', 'full'))
                 row = [f'{words} ({seeds})', f'{share:.0%}']
-                rows.append(row + [reach(each, seeds) for each in gains])
+                for arm in SUMMARY_ARMS:
+                    found, mark = by_default(results, arm, suffix)
+                    gains = differences(results, found, 'full')
+                    row.append(reach(gains, seeds) + mark)
+                rows.append(row)
     return table(rows)
+
+
+def by_default(results: Results, arm: str, suffix: str) -> tuple[str, str]:
+    """Return an arm as it is by default, and a mark if it was run by turns.
+
+    Each round is drawn by itself by default, and most arms in all steps were
+    run when it was not.
+    """
+    if arm not in IN_ALL_STEPS:
+        return f'{arm}{suffix}', ''
+    alone, by_turns = f'{arm}-alone{suffix}', f'{arm}{suffix}'
+    if len(results.get(alone, ())) >= len(results.get(by_turns, ())):
+        return alone, ''
+    return by_turns, BY_TURNS_MARK
 
 
 def reach(gains: Sequence[float], seeds: int) -> str:
