@@ -12,7 +12,6 @@ import toys
 from mmengine.dataset import (
     BaseDataset,
     ConcatDataset,
-    RepeatDataset,
     pseudo_collate,
 )
 from mmengine.registry import DATASETS, init_default_scope
@@ -63,13 +62,17 @@ def test_it_is_of_the_samples_in_their_order():
 
 def test_the_parts_of_a_data_set_count_by_their_length():
     first, second = (by_path([f'{k}{n}' for n in NAMES]) for k in 'ab')
+
+    def twice(dataset):
+        return dict(type='RepeatDataset', dataset=dataset, times=2)
+
     nests = [
-        ConcatDataset([RepeatDataset(first, 2), second]),
-        ConcatDataset([first, RepeatDataset(second, 2)]),
+        ConcatDataset([twice(first), second]),
+        ConcatDataset([first, twice(second)]),
     ]
     assert len(nests[0]) == len(nests[1])
     assert fingerprint(nests[0]) != fingerprint(nests[1])
-    same = ConcatDataset([RepeatDataset(first, 2), second])
+    same = ConcatDataset([twice(first), second])
     assert fingerprint(nests[0]) == fingerprint(same)
 
 
