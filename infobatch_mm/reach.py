@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from mmengine.dist import all_gather_object
 from mmengine.logging import MessageHub
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -169,7 +170,8 @@ def unreached_parameters(
     """Return the parameters that get a gradient though all weights are zero.
 
     The heads of the model must be weighted by an open ledger whose weights
-    are zero. It costs a step, and leaves everything as it was.
+    are zero. It costs a step, or two, and leaves everything as it was. All
+    ranks must call it.
 
     Args:
         model (nn.Module): The model, or its wrapper.
@@ -181,7 +183,8 @@ def unreached_parameters(
         its loss is not finite.
     """
     sizes = _gradients(model, batch, optim_wrapper, scaled=True)
-    if sizes and not all(map(math.isfinite, sizes.values())):
+    overflows = not all(map(math.isfinite, (sizes or {}).values()))
+    if any(all_gather_object(overflows)):  # all ranks once more, or none
         # The scale of the loss is too large, as it is when training begins.
         sizes = _gradients(model, batch, optim_wrapper, scaled=False)
     if sizes is None:
