@@ -74,6 +74,10 @@ def test_the_parts_of_a_data_set_count_by_their_length():
     assert fingerprint(nests[0]) != fingerprint(nests[1])
     same = ConcatDataset([twice(first), second])
     assert fingerprint(nests[0]) == fingerprint(same)
+    # As checkpoints of before have it.
+    plain = ConcatDataset([first, second])
+    both = by_path([*(f'a{n}' for n in NAMES), *(f'b{n}' for n in NAMES)])
+    assert fingerprint(plain) == fingerprint(both)
 
 
 def test_samples_without_a_path_count_by_their_pixels():

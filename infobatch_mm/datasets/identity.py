@@ -59,8 +59,9 @@ def fingerprint(dataset: Any) -> str:
     for wrapper in _wrappers(dataset):
         for name in ('indices', 'repeat_indices'):
             _feed(digest, getattr(wrapper, name, None), ())
-        for part in getattr(wrapper, 'datasets', ()):
-            _feed(digest, len(part), ())
+        for place, part in enumerate(getattr(wrapper, 'datasets', ())):
+            if hasattr(part, 'dataset'):  # one that repeats some of it, say
+                _feed(digest, [place, len(part)], ())
     for leaf in leaves(dataset):
         roots = roots_of(leaf)
         if not isinstance(leaf, BaseDataset):
