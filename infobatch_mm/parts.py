@@ -281,9 +281,10 @@ def deals(runner: Any, options: Options, dealing: Dealing) -> bool:
         options.policy, NoPruningPolicy
     ):
         return False
+    heads = binding.find_heads(runner.model)
     try:
         dealing.check()
-        checks.check_means(binding.find_heads(runner.model))
+        checks.check_means(heads)
         deal_batches(runner.train_dataloader)
     except ValueError as error:
         if options.pacing == SMALLER_BATCHES:

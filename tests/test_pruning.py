@@ -596,6 +596,26 @@ def test_by_turns_each_sample_of_a_stratum_is_as_likely_in_each_round(name):
             )
 
 
+@pytest.mark.parametrize('by_turns', [False, True])
+def test_with_scores_that_change_expected_weights_are_one_but_by_turns(
+    by_turns,
+):
+    """Each sample in each round, over seeds; scores depend on no draw."""
+    samples, rounds, seeds = 60, 4, 1000
+    policy = InfoBatchPolicy(0.7)
+    scores = torch.rand(rounds, samples, generator=generator(3))
+    sums = torch.zeros(rounds, samples)
+    for seed in range(seeds):
+        rng, turns = generator(seed), torch.zeros(samples)
+        options = dict(turns=turns) if by_turns else {}
+        for each, row in zip(scores, sums, strict=True):
+            plan = policy.plan(each, generator=rng, **options)
+            row[plan.indices] += plan.weights
+    off = (sums / seeds - 1).abs().max()
+    noise = (1 / 0.3 / seeds) ** 0.5  # of a weight of 1 / 0.3, or 0
+    assert (off < 5 * noise) != by_turns
+
+
 def slow_turns(owed: list[float], m: int, chance: list[float]) -> set[int]:
     """Draw as the docstring of ``take_turns`` says, one sample at a time."""
     share, drawn = m / len(owed), set()
