@@ -57,8 +57,16 @@ def find_dataset(dataloader: DataLoader) -> IndexedDataset:
 
 def global_batch_size(dataloader: DataLoader, world_size: int) -> int:
     """Return the number of samples of a step, over all ranks."""
-    batch_sampler: Any = dataloader.batch_sampler
-    return (dataloader.batch_size or batch_sampler.batch_size) * world_size
+    each = dataloader.batch_size or getattr(
+        dataloader.batch_sampler, 'batch_size', None
+    )
+    if each is None:
+        raise TypeError(
+            'train_dataloader.batch_sampler '
+            f'({type(dataloader.batch_sampler).__name__}) has no batch_size, '
+            'so the samples of a step are not known. Give it that attribute'
+        )
+    return each * world_size
 
 
 def samples_budget(dataloader: DataLoader, loop: Any) -> int:
@@ -145,9 +153,11 @@ def seed_setting(cfg: Mapping[str, Any]) -> tuple[str, int | None]:
 def keeps_order(dataloader: DataLoader) -> bool:
     """Tell whether batches are cut from the order of the sampler.
 
-    A batch sampler of the user's may hold samples back, to group them.
+    A batch sampler of the user's may hold samples back, to group them, and
+    workers that are not to keep the order give what they have first.
     """
-    return type(dataloader.batch_sampler) is BatchSampler
+    in_order = getattr(dataloader, 'in_order', True)  # since torch 2.6
+    return in_order and type(dataloader.batch_sampler) is BatchSampler
 
 
 def has_rounds(loop: Any) -> bool:

@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmengine.hooks import CheckpointHook
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from .binding import find_heads
 from .heads import WeightedHeadMixin, has_pixel_losses
+from .ledger import Ledger
 from .pacing import PACINGS
 from .pruned_run import PrunedRun
 from .pruning import NoPruningPolicy
@@ -133,17 +134,42 @@ def check_class_balanced(heads: dict[str, WeightedHeadMixin]) -> None:
         )
 
 
-def check_reported(heads: dict[str, WeightedHeadMixin], ledger: Any) -> None:
-    """Raise a RuntimeError if a weighted head gave no losses in a step."""
+def silent_heads(
+    heads: Mapping[str, WeightedHeadMixin], ledger: Ledger
+) -> list[str]:
+    """Return the names of the heads that gave no losses in a step."""
     reporters = {id(head) for head in ledger.reporters}
-    silent = [n for n, head in heads.items() if id(head) not in reporters]
-    if silent:
+    return [n for n, head in heads.items() if id(head) not in reporters]
+
+
+def check_reported(
+    heads: Mapping[str, WeightedHeadMixin], ledger: Ledger
+) -> None:
+    """Raise a RuntimeError if a weighted head gave no losses in a step."""
+    if silent := silent_heads(heads, ledger):
         raise RuntimeError(
             'these heads did not call their loss_by_feat, or loss_module, in '
             'a training step (a call of train_step of the model with the '
             'batch of the loop), so their gradients were not weighted. Freeze '
             'or remove a head that has no part in the loss: '
             f'{", ".join(silent)}'
+        )
+
+
+def check_planned(ids: Tensor, weights: Tensor) -> None:
+    """Raise a RuntimeError if a batch has samples that its round leaves out.
+
+    Args:
+        ids (Tensor): The samples of the batch, shape (B,).
+        weights (Tensor): Their weights, NaN where the round has none.
+    """
+    if weights.isnan().any():
+        raise RuntimeError(
+            f'the samples {ids[weights.isnan()].tolist()} of a batch are not '
+            'in the plan of its round, so they have no weight. Some other '
+            'code chooses samples too: a batch sampler that fills batches by '
+            'itself, or a hook that calls set_epoch() of the sampler. Take '
+            'it out, or train without InfoBatch'
         )
 
 
@@ -167,6 +193,22 @@ def check_same_loader(now: Any, ours: DataLoader) -> None:
             'run, so its samples are not those of the planned round, nor are '
             'their weights. Change the pipeline of its data set instead, or '
             'train without InfoBatch'
+        )
+
+
+def check_batch_size(loader: DataLoader, batch_size: int) -> None:
+    """Raise a RuntimeError if the batch size was changed during the run.
+
+    Args:
+        loader (DataLoader): The train dataloader.
+        batch_size (int): Samples of a step on each rank, when it began.
+    """
+    now = getattr(loader.batch_sampler, 'batch_size', batch_size)
+    if now != batch_size:
+        raise RuntimeError(
+            f'train_dataloader.batch_sampler.batch_size is {now}, and was '
+            f'{batch_size} when training began, by which rounds are planned '
+            'and samples counted. Leave it, or train without InfoBatch'
         )
 
 
@@ -218,6 +260,7 @@ def check_settings(
     pacing: str | None,
     smallest_batch: int,
     rotate: bool,
+    exact_resume: bool | None,
 ) -> None:
     """Raise a ValueError that names a setting which is out of range."""
     if score not in (None, *SCORES):
@@ -246,6 +289,11 @@ def check_settings(
         raise ValueError(
             f'smallest_batch={smallest_batch!r} is not a number of samples; '
             '2 is the fewest that batch norm on one rank can train on'
+        )
+    if exact_resume not in (None, True, False):
+        raise ValueError(
+            f'exact_resume={exact_resume!r} is not known; with True the draws '
+            'of a resumed run are those of one that was not stopped'
         )
     if rotate not in (True, False):
         raise ValueError(

@@ -88,8 +88,12 @@ class FullDataClock:
         self.round_iters = iters
         self.position = 0
 
-    def end_round(self) -> None:
-        """End the round, wherever it stands."""
+    def end_round(self, rounds: int = 0) -> None:
+        """End the round, wherever it stands.
+
+        Args:
+            rounds (int): Rounds that have ended before it.
+        """
         self.move_to(self.now)
 
     def move_to(self, tick: int) -> None:
@@ -170,6 +174,10 @@ class EpochClock(FullDataClock):
     Its tick is a batch of the full-data run. So a run that is resumed with
     another global batch counts in other ticks than its checkpoint did.
     """
+
+    def end_round(self, rounds: int = 0) -> None:
+        """End the round with its epoch, which a loop may have cut short."""
+        self.move_to(min(self.budget, (rounds + 1) * self.pass_ticks))
 
     def begin_rest(self, iters: int, share: float, rounds: int) -> None:
         """Begin what is left of a round, so that it ends with its epoch."""

@@ -6,8 +6,16 @@ from inspect import signature
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
-from mmengine.registry import LOOPS, MODELS, Registry
+from mmengine.registry import (
+    DATA_SAMPLERS,
+    DATASETS,
+    LOOPS,
+    MODELS,
+    Registry,
+)
+from mmengine.registry import HOOKS as HOOK_CLASSES
 
+from .datasets.indexed import IndexedDataset
 from .hook import InfoBatchHook
 from .pruning.registry import PRUNING_POLICIES
 
@@ -58,7 +66,7 @@ def enable(cfg: Config, **options: Any) -> Config:
             'a file with Config.fromfile(path), make one of a dict with '
             'Config(dict)'
         )
-    options = check_options(options)
+    options = check_options(_with_present_type(cfg, options))
     for name in ('model', 'train_dataloader', 'train_cfg'):
         if cfg.get(name) is None:
             raise ValueError(
@@ -69,7 +77,7 @@ def enable(cfg: Config, **options: Any) -> Config:
     scope = cfg.get('default_scope') or 'mmengine'
     options = check_options(cfg.train_cfg.pop('infobatch', {})) | options
     cfg.custom_imports = _with_import(cfg.get('custom_imports'))
-    cfg.train_dataloader = prune_dataloader(cfg.train_dataloader)
+    cfg.train_dataloader = prune_dataloader(cfg.train_dataloader, scope)
     cfg.train_cfg = prune_loop(cfg.train_cfg, scope)
     _weight_heads(cfg.model, scope)
     _add_hook(cfg, options)
@@ -118,6 +126,13 @@ def nested_options(settings: Mapping[str, Any]) -> dict[str, Any]:
         >>> nested_options({'policy.prune_ratio': 0.7, 'delta': 0.9})
         {'policy': {'prune_ratio': 0.7}, 'delta': 0.9}
     """
+    for name, value in settings.items():
+        inner = [each for each in settings if each.startswith(f'{name}.')]
+        if inner:
+            raise ValueError(
+                f'{name}={value} is given beside {", ".join(inner)}. What it '
+                f'is goes to {name}.type'
+            )
     nested = Config()
     nested.merge_from_dict(dict(settings))
     return nested.to_dict()
@@ -135,8 +150,20 @@ def _written(kind: Any) -> Any:
 # Parts
 
 
-def prune_dataloader(dataloader: Mapping[str, Any]) -> ConfigDict:
-    """Return a train dataloader's config with our sampler and data set."""
+def prune_dataloader(
+    dataloader: Mapping[str, Any], scope: str = 'mmengine'
+) -> ConfigDict:
+    """Return a train dataloader's config with our sampler and data set.
+
+    Args:
+        dataloader (dict): The config.
+        scope (str): The scope in which its parts would be built.
+    """
+    if not isinstance(dataloader, Mapping):
+        raise TypeError(
+            f'train_dataloader is a {type(dataloader).__name__}, and pruning '
+            'works with the config of one: dict(batch_size=..., dataset=...)'
+        )
     dataloader = _with_sampler(dataloader)
     sampler = dataloader['sampler']
     if not isinstance(sampler, Mapping):
@@ -145,16 +172,21 @@ def prune_dataloader(dataloader: Mapping[str, Any]) -> ConfigDict:
             'built already, and pruning works in its place. Give its config: '
             "dict(type='DefaultSampler', shuffle=True)"
         )
-    if type_name(sampler) not in SAMPLERS:
+    kind = _find_class(DATA_SAMPLERS, sampler, scope)
+    is_known = kind and (_is_of('mmengine', kind) or _is_of(PACKAGE, kind))
+    if not is_known or type_name(sampler) not in SAMPLERS:
         raise ValueError(
-            f'train_dataloader.sampler.type is {type_name(sampler)!r}, whose '
-            'order pruning would replace. Pruning works in place of '
+            f'train_dataloader.sampler.type is {_written(sampler["type"])!r}, '
+            'whose order pruning would replace. Pruning works in place of '
             'DefaultSampler and InfiniteSampler'
         )
     dataset = dataloader['dataset']  # or one that is built
     is_config = isinstance(dataset, Mapping)
-    name = type_name(dataset) if is_config else type(dataset).__name__
-    if name != 'IndexedDataset':
+    if not (
+        _is_ours(DATASETS, dataset, ('IndexedDataset',), scope)
+        if is_config
+        else isinstance(dataset, IndexedDataset)
+    ):
         dataset = dict(type=f'{PACKAGE}.IndexedDataset', dataset=dataset)
     sampler = dict(sampler, type=f'{PACKAGE}.InfoBatchSampler')
     return ConfigDict({**dataloader, 'sampler': sampler, 'dataset': dataset})
@@ -221,6 +253,22 @@ def _find_class(
     return kind if isinstance(kind, type) else None
 
 
+def _is_ours(
+    registry: Registry,
+    config: Mapping[str, Any],
+    names: Iterable[str],
+    scope: str,
+) -> bool:
+    """Tell whether a config's type is one of ours, and not of its name alone.
+
+    Where there is no class of its name yet, the name decides.
+    """
+    if type_name(config) not in names:
+        return False
+    kind = _find_class(registry, config, scope)
+    return kind is None or _is_of(PACKAGE, kind)
+
+
 def _is_of(package: str, kind: type) -> bool:
     return kind.__module__.partition('.')[0] == package
 
@@ -278,11 +326,29 @@ def _add_hook(cfg: Config, options: Mapping[str, Any]) -> None:
     """Put the hook into custom_hooks, or the options into one that is."""
     present = _hooks_of(cfg)
     for hook in present:
-        hook.update(options)
+        for name, value in options.items():
+            hook[name] = value  # update() would mix two policies
         check_options(_settings(hook))
     if not present:
         hook = dict(type=f'{PACKAGE}.{HOOKS[0]}', **options)
         cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), hook]
+
+
+def _with_present_type(
+    cfg: Config, options: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """Return options of which a policy without a type has that of the config.
+
+    Args:
+        cfg (Config): The config, which may have a hook.
+        options (dict): What is asked for beside it.
+    """
+    policy, hooks = options.get('policy'), _hooks_of(cfg)
+    if not hooks or not isinstance(policy, Mapping) or 'type' in policy:
+        return options
+    present = hooks[0].get('policy') or {}
+    kind = {k: v for k, v in present.items() if k == 'type'}
+    return {**options, 'policy': {**kind, **policy}}
 
 
 def hook_settings(cfg: Config) -> dict[str, Any]:
@@ -295,12 +361,12 @@ def _settings(hook: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _hooks_of(cfg: Config) -> list[MutableMapping[str, Any]]:
+    """Return those configs of hooks that are ours."""
+    scope = cfg.get('default_scope') or 'mmengine'
     default = (cfg.get('default_hooks') or {}).values()
-    return list(_ours([*(cfg.get('custom_hooks') or []), *default]))
-
-
-def _ours(hooks: Iterable[Any]) -> Iterable[MutableMapping[str, Any]]:
-    """Yield those configs of hooks that are ours."""
-    for hook in hooks:
-        if isinstance(hook, Mapping) and type_name(hook) in HOOKS:
-            yield hook  # type: ignore[misc]
+    return [
+        hook
+        for hook in (*(cfg.get('custom_hooks') or []), *default)
+        if isinstance(hook, MutableMapping)
+        and _is_ours(HOOK_CLASSES, hook, HOOKS, scope)
+    ]

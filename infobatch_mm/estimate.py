@@ -26,17 +26,20 @@ class Budget(NamedTuple):
         iters (int): Iterations of the run.
         drops_rest (bool): Whether a pass leaves out a remainder smaller than
             a batch, as the loop by iterations and ``drop_last`` do.
+        ranks (int): Processes, if each drops its own, as with ``drop_last``:
+            a sampler of mmengine fills them up to equal numbers first.
     """
 
     samples: int
     batch_size: int
     iters: int
     drops_rest: bool
+    ranks: int = 1
 
     def iters_of(self, kept: int) -> int:
         """Return the iterations of a round that keeps so many samples."""
         if self.drops_rest:
-            return kept // self.batch_size
+            return -(-kept // self.ranks) // (self.batch_size // self.ranks)
         return -(-kept // self.batch_size)
 
     def samples_in(self, iters: int, kept: int) -> int:

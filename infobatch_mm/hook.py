@@ -125,6 +125,7 @@ class InfoBatchHook(Hook):
             pacing,
             smallest_batch,
             rotate,
+            exact_resume,
         )
         self.policy = build_policy(policy, delta)
         self.delta = delta
@@ -259,6 +260,13 @@ class InfoBatchHook(Hook):
         if self.parts.steps.is_trained:
             # A hook of a higher priority saves in the middle of a step.
             self.parts.steps.end(runner)
+        if not self.parts.is_gathered:
+            runner.logger.warning(
+                'a checkpoint is saved by other code than a CheckpointHook, '
+                'so that it lacks the scores that other ranks have found '
+                'since the last one. Call gather_state() of InfoBatchHook on '
+                'all ranks before'
+            )
         checkpoint[STATE_KEY] = self.parts.entry()
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:

@@ -90,7 +90,14 @@ class InfoBatchIterBasedTrainLoop(IterBasedTrainLoop):
         batches = iter(self.dataloader)
         while self.clock.iters_left_in_round and not self.stop_training:
             self.runner.model.train()
-            self.run_iter(next(batches))
+            batch = next(batches, None)
+            if batch is None:
+                raise RuntimeError(
+                    'the train dataloader gave fewer than its '
+                    f'{len(self.dataloader)} batches in a round. Let the '
+                    'length of its batch_sampler say how many it gives'
+                )
+            self.run_iter(batch)
             self._decide_current_val_interval()
             if self._validation_is_due():
                 self.runner.val_loop.run()

@@ -119,7 +119,8 @@ def take_over(
     """
     options = check_options(options)
     check_can_prune(runner, dataloader, options)
-    dataloader = prune_dataloader(dataloader)
+    scope = runner.cfg.get('default_scope') or 'mmengine'
+    dataloader = prune_dataloader(dataloader, scope)
     heads = dict(outermost_heads(runner.model))
     for head in heads.values():
         attach(head)

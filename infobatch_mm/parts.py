@@ -15,12 +15,15 @@ from .ledger import Ledger
 from .pacing import FEWER_STEPS, SMALLER_BATCHES, Dealing
 from .pruned_run import PrunedRun
 from .pruning import NoPruningPolicy
-from .randomness import RandomStates
+from .randomness import RandomStates, seed_workers
 from .records import RunRecords, resumed_text
 from .rounds import Policy
 from .sampler import InfoBatchSampler
 from .scores import CLASS_BALANCED, GRADIENT_NORM, IMAGE_MEAN, ScoreBoard
 from .steps import Steps
+
+# Of the samples of a round; more are said.
+_MANY_SUBSTITUTES = 0.2
 
 
 class Options(Protocol):
@@ -79,10 +82,11 @@ class Parts:
         self.random_states.device = self.run.board.scores.device
         self.exact_resume = options.exact_resume
         if self.exact_resume:
-            # Else each iteration of the dataloader draws from the global one,
-            # a seed for workers whose samples have seeds of their own.
+            # Else each iteration of the dataloader draws the seed of its
+            # workers from the global one.
             self.loader.generator = torch.Generator()
         self.records = RunRecords(runner.work_dir)
+        self._gathered: tuple[int, int] | None = None
 
     def go_on_from(self, state: Mapping[str, Any], runner: Any) -> None:
         """Take up a resumed run where its checkpoint left it.
@@ -117,9 +121,12 @@ class Parts:
         """Plan the coming round, unless it is resumed, and deal it out."""
         run = self.run
         checks.check_heads(runner.model, self.steps.heads)
+        each = run.batch_size // self.sampler.world_size
+        checks.check_batch_size(self.loader, each)
         self.sampler.set_epoch(run.round)
         if self.exact_resume:
             self.dataset.seed_round(run.seed, run.round)
+            seed_workers(self.loader, (run.seed, run.round))
         if run.plan is None:
             self._draw_plan(runner)
         else:
@@ -167,6 +174,14 @@ class Parts:
     def gather_scores(self, runner: Any) -> None:
         """Merge the scores of a round that ends, and count what has none."""
         self.gather_state()
+        share = self.steps.substitutes / max(1, self.steps.samples)
+        if share > _MANY_SUBSTITUTES:
+            runner.logger.warning(
+                f'InfoBatch round {self.run.round}: {share:.0%} of the '
+                'samples stand in for others, since the data set could not '
+                'read those, or called its _rand_another(). They get no '
+                'score, and what they stand in for is never pruned'
+            )
         nonfinite = self.run.board.nonfinite
         if nonfinite:
             runner.logger.warning(
@@ -179,6 +194,7 @@ class Parts:
 
     def gather_state(self) -> None:
         """Gather what a checkpoint holds of all ranks; all must call it."""
+        self._gathered = self._position
         ranks.merge_scores(self.run.board)
         if self.run.trained is not None:
             ranks.merge_trained(self.run.trained)
@@ -191,6 +207,11 @@ class Parts:
         if self.exact_resume:
             state |= self.random_states.state_dict(self._position)
         return state
+
+    @property
+    def is_gathered(self) -> bool:
+        """bool: Whether this rank has what a checkpoint needs of others."""
+        return get_world_size() == 1 or self._gathered == self._position
 
     @property
     def _position(self) -> tuple[int, int]:

@@ -115,8 +115,16 @@ class PrunedRun(Rounds):
             or state['clock']['pass_ticks'] != self.clock.pass_ticks
         )
         self.clock.load_state_dict(state['clock'])
+        if self.clock.round_start > self.clock.budget:
+            raise ValueError(
+                f'the checkpoint stands at {self.clock.round_start} of the '
+                'iterations of a run on all data, and train_cfg gives this '
+                f'run {self.clock.budget}. Give it as many as the run had, '
+                'or more'
+            )
         if 'indices' in state:
             self._load_plan(state)
+            self._share_left = self._share_left_in(state['clock'], pacing)
             self._pace_anew(pacing)
             if self._deals_too_little:
                 self._has_new_layout = True
@@ -135,6 +143,20 @@ class PrunedRun(Rounds):
             self.trained = state['trained'].cpu()
         elif self.trained is not None:
             self.trained[self.plan.indices[: self.samples_done]] = True
+
+    def _share_left_in(self, clock: Mapping[str, int], pacing: str) -> float:
+        """Return the share of a full pass that a round still has.
+
+        Args:
+            clock (dict): The clock of its checkpoint.
+            pacing (str): That of the checkpoint. Batches that are dealt are
+                not of one size, and their steps count.
+        """
+        assert self.plan is not None
+        if pacing == SMALLER_BATCHES and self.drawn < self.total:
+            steps = 1 - clock['position'] / clock['round_iters']
+            return steps * clock['round_ticks'] / clock['pass_ticks']
+        return max(0.0, 1 - self.samples_done / len(self.plan))
 
     def _pace_anew(self, pacing: str) -> None:
         """Go on with a plan that was made in a pacing, in the present one."""
@@ -168,7 +190,7 @@ class PrunedRun(Rounds):
         """
         self.clock.move_to(self.clock.tick_at(iters=iters, epochs=epochs))
         self.round = self.clock.now // self.clock.pass_ticks
-        self.samples_planned = self.round * self.total
+        self.samples_planned = self.round * self.pass_samples
         self.samples_seen = round(self.clock.progress * self.samples_budget)
 
     def costs(self, iters: int) -> dict[str, Any]:

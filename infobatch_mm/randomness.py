@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.dist import all_gather_object, get_rank, get_world_size
-from torch.utils.data import get_worker_info
+from torch.utils.data import DataLoader, get_worker_info
 
 # NumPy's type stubs leave the two functions out by which a spare generator
 # takes the place of its own while a sample is fetched in the training process.
@@ -31,6 +31,21 @@ def _seed(key: Sequence[int]) -> None:
     # Unlike torch.manual_seed it leaves the devices alone, which a pipeline
     # does not draw from, and takes 1 microsecond for 130.
     torch.default_generator.manual_seed(words[3] << 31 | words[4] >> 1)
+
+
+def seed_workers(loader: DataLoader, key: Sequence[int]) -> None:
+    """Seed the generator that a dataloader draws its workers' seed from.
+
+    Samples have seeds of their own, but a transform may hold a generator that
+    it has made from the seed of its worker.
+
+    Args:
+        loader (DataLoader): Has a generator of its own.
+        key (Sequence[int]): Non-negative integers.
+    """
+    assert loader.generator is not None
+    words = np.random.SeedSequence(key).generate_state(1, np.uint64)
+    loader.generator.manual_seed(int(words[0] >> np.uint64(1)))
 
 
 @contextmanager

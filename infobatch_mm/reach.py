@@ -218,7 +218,7 @@ def _gradients(
             for name, parameter in parameters.items()
         ]
         try:
-            _own_step(inner)(deepcopy(batch), wrapper)
+            _own_step(inner)(deepcopy(batch), optim_wrapper=wrapper)
         finally:
             for handle in handles:
                 handle.remove()

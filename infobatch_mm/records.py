@@ -48,7 +48,7 @@ def round_scalars(run: PrunedRun) -> dict[str, float]:
     """Return what is logged of the planned round."""
     plan = run.plan
     assert plan is not None
-    planned_of = run.total * (run.round + 1)
+    planned_of = run.pass_samples * (run.round + 1)
     scalars = {
         'infobatch/clock': run.clock.now,
         'infobatch/kept_ratio': len(plan) / run.total,
@@ -104,6 +104,7 @@ def round_record(run: PrunedRun, iters: int) -> dict[str, Any]:
         iter=run.round_begin_iter,
         total=run.total,
         kept=len(plan),
+        drawn=run.drawn,  # before a remainder was left out
         # The run may end within a round, or have laid its rest out anew.
         iters=max(run.clock.round_iters, iters - run.round_begin_iter),
         threshold=plan.threshold,
@@ -242,7 +243,8 @@ class RunRecords:
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write the summary of the run."""
-        self.summary_file.write_text(json.dumps(summary, indent=2) + '\n')
+        text = json.dumps(summary, indent=2) + '\n'
+        AtomicLocalBackend().put_text(text, self.summary_file)
 
 
 def _next_free(file: Path) -> Path:

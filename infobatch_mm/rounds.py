@@ -58,8 +58,10 @@ class Rounds:
         drawn (int): Samples that the policy kept, before any were left out.
         samples_done (int): Samples of the plan trained on, over all ranks.
         samples_left (int): Samples that the round still has.
-        weights (Tensor): Gradient weights of all samples, float32, (N,).
-        times_kept (Tensor): Rounds that kept each sample, int32, (N,).
+        weights (Tensor): Gradient weights of all samples, float32, (N,), NaN
+            where the round leaves a sample out.
+        times_kept (Tensor): Rounds that kept each sample, int32, (N,),
+            without what a loader drops at their end.
         turns (Tensor, optional): Rounds that each sample is owed, float32,
             (N,); None where samples take no turns.
         rounds_pruned (int): Rounds so far that left samples out.
@@ -108,6 +110,7 @@ class Rounds:
         self.rounds_pruned = self.samples_pruned = 0
         self.times = RunTimes()
         self._has_new_layout = False
+        self._share_left = 1.0  # of a round that is laid out anew
 
     # Rounds
 
@@ -142,13 +145,20 @@ class Rounds:
         if self.turns is not None:
             self.turns[drawn.indices[len(plan) :]] += 1  # not trained on
         self.plan = plan
-        self.times_kept[plan.indices] += 1
-        self.samples_planned += len(plan)
+        loaded = plan.first(min(len(plan), self.pass_samples))
+        self.times_kept[loaded.indices] += 1
+        self.samples_planned += len(loaded)
         if self.drawn < self.total:
             self.rounds_pruned += 1
             self.samples_pruned += len(plan)
         if self.trained is not None:
             self.trained.zero_()
+
+    @property
+    def pass_samples(self) -> int:
+        """int: Samples of a full pass, without what it drops at its end."""
+        share = self.clock.pass_ticks / self.clock.budget
+        return min(self.total, round(self.samples_budget * share))
 
     @property
     def pacing(self) -> str:
@@ -180,7 +190,7 @@ class Rounds:
         if not self._has_new_layout:
             return self.clock.round_iters - self.clock.position
         left = max(0, len(self.plan) - self.samples_done)
-        return self.dealing.steps_of_rest(left, left / len(self.plan))
+        return self.dealing.steps_of_rest(left, self._share_left)
 
     @property
     def keeps_fewest(self) -> bool:
@@ -213,6 +223,7 @@ class Rounds:
         assert self.plan is not None
         self.samples_left = samples
         self.plan_digest = self.plan.digest()
+        self.weights.fill_(torch.nan)  # of what the round leaves out
         self.weights[self.plan.indices] = self.plan.weights
         if not self.samples_done:
             self.clock.begin_round(iters)
@@ -221,13 +232,12 @@ class Rounds:
             # The global batches, or the pacing, are others: the rest of the
             # round is laid out anew, and worth the rest of its share of the
             # clock.
-            left = max(0, 1 - self.samples_done / len(self.plan))
-            self.clock.begin_rest(iters, left, self.round)
+            self.clock.begin_rest(iters, self._share_left, self.round)
 
     def end_round(self) -> None:
         """End the round, wherever it stands."""
         self.board.nonfinite = 0
-        self.clock.end_round()
+        self.clock.end_round(self.round)
         self.plan = None
         self.round += 1
         self.times.begin_round()

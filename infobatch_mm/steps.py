@@ -23,6 +23,7 @@ from .heads.rows import index_of
 from .host.running import step_schedulers, steps_schedulers
 from .ledger import Ledger, copy_to_device
 from .pruned_run import PrunedRun
+from .pruning import NoPruningPolicy
 from .reach import inner_model, refuse_unreached, unreached_parameters
 
 
@@ -41,6 +42,9 @@ class Steps:
         has_looked (bool): Whether no look for what escapes the weights is
             due.
         in_flight (bool): Whether a batch has begun and not ended.
+        samples (int): Samples of this round so far, on this rank.
+        substitutes (int): Those of them that stand in for one that could not
+            be had.
     """
 
     def __init__(
@@ -63,14 +67,20 @@ class Steps:
         follow_samples(inner_model(model), ledger)
         self._training_heads = training_heads(model)
         self._allowed = () if unweighted == 'refuse' else unweighted
-        self._looks = unweighted != 'allow'
+        # With nothing to prune every weight is 1.
+        is_stock = isinstance(run.policy, NoPruningPolicy)
+        self._looks = unweighted != 'allow' and not is_stock
         self.has_looked = not self._looks
         self._pruned_rounds = 0
         self._trained: list[bool] = []
-        self._steps_schedulers = steps_schedulers(runner)
+        self._has_stepped = False
+        self._steps_schedulers = steps_schedulers(
+            runner, ticks_at_once=run.dealing is None and not is_stock
+        )
         self._device = next(model.parameters()).device
         self._ids = torch.empty(0, dtype=torch.int64)
         self.in_flight = False
+        self.samples = self.substitutes = 0
 
     def begin_round(self, model: nn.Module, *, prunes: bool) -> None:
         """See whether a look for what escapes the weights is due.
@@ -91,13 +101,16 @@ class Steps:
         if self._looks and (is_due or trained != self._trained):
             self.has_looked = False
         self._trained = trained
+        self.samples = self.substitutes = 0
 
     def begin(self, runner: Any, batch: Any) -> None:
         """Look up the weights of a batch by the ids that came with it."""
         self._ids, slots = self._read(batch)
         samples = self._ids.tolist()
         slots = copy_to_device(slots, self._device)
-        weights = copy_to_device(self.run.weights[self._ids], self._device)
+        of_batch = self.run.weights[self._ids]
+        checks.check_planned(self._ids, of_batch)
+        weights = copy_to_device(of_batch, self._device)
         if not self.has_looked:
             self.ledger.open(slots, 0 * weights, samples=samples)
             self._look_for_unweighted(runner, batch)
@@ -120,7 +133,7 @@ class Steps:
         """
         self.in_flight = False
         end_step(runner.model)
-        checks.check_reported(self._training_heads, self.ledger)
+        self._check_reported()
         self.run.board.update(*self.ledger.close())
         ticks = self.run.end_step(self._ids)
         if self._steps_schedulers:
@@ -129,14 +142,46 @@ class Steps:
 
     def _read(self, batch: Any) -> tuple[Tensor, Tensor]:
         """Return the ids of a batch, and where their scores go."""
-        samples = batch['data_samples']
-        ids = torch.tensor([sample.infobatch_index for sample in samples])
-        refetched = [sample.infobatch_refetched for sample in samples]
+        try:
+            samples = batch['data_samples']
+            ids = torch.tensor([sample.infobatch_index for sample in samples])
+            refetched = [sample.infobatch_refetched for sample in samples]
+        except (LookupError, TypeError, AttributeError) as error:
+            raise TypeError(
+                f'a batch of the train dataloader ({type(batch).__name__}) '
+                'does not hold the data samples that its data set gives, as '
+                "its 'data_samples', by which their weights are found. Let "
+                'train_dataloader.collate_fn keep them, as pseudo_collate '
+                'and default_collate do'
+            ) from error
         self.identities.note(samples)
+        self.samples += len(refetched)
+        self.substitutes += sum(refetched)
         if not any(refetched):
             return ids, ids
         elsewhere = torch.tensor(refetched)
         return ids, ids.masked_fill(elsewhere, self.run.board.unscored)
+
+    def _check_reported(self) -> None:
+        """See that all heads that train were weighted in a step.
+
+        One that drops out of the loss in the middle of a run does no harm if
+        nothing else trains it, which is looked for before the next step.
+        """
+        self._has_stepped = True
+        if self._looks and self.ledger.reporters:
+            if checks.silent_heads(self._training_heads, self.ledger):
+                self.has_looked = False
+        else:
+            checks.check_reported(self._training_heads, self.ledger)
+
+    def _leave_out_silent(self) -> None:
+        """Expect no loss of heads that have none in a step without weights."""
+        silent = checks.silent_heads(self._training_heads, self.ledger)
+        rest = {
+            n: h for n, h in self._training_heads.items() if n not in silent
+        }
+        self._training_heads = rest or self._training_heads
 
     def _look_for_unweighted(self, runner: Any, batch: Any) -> None:
         """Refuse a loss of which a part escapes the weights."""
@@ -147,6 +192,8 @@ class Steps:
             return
         found = dict.fromkeys(chain.from_iterable(of_ranks))
         refuse_unreached(found, self._allowed)
+        if self._has_stepped or self.run.round:
+            self._leave_out_silent()
         checks.check_reported(self._training_heads, self.ledger)
         self.ledger.close()  # or say that there is nothing to score
         self.has_looked = True

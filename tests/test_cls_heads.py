@@ -179,6 +179,7 @@ def take(value, image):
     return type(value)(take(item, image) for item in value)
 
 
+@torch.enable_grad()
 def head_scores(head, feats, samples):
     ledger = open_ledger(head, torch.ones(len(samples)))
     head.loss(feats, samples)

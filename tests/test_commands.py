@@ -27,7 +27,14 @@ from mmengine.registry import DATASETS, HOOKS, MODELS
 from processes import Child
 
 from infobatch_mm import commands, scores
-from infobatch_mm.commands import ending, prepare, report, running, train
+from infobatch_mm.commands import (
+    ending,
+    prepare,
+    rank,
+    report,
+    running,
+    train,
+)
 from infobatch_mm.commands import test as test_command
 from infobatch_mm.host.packages import require
 from infobatch_mm.rescale import scale_gradient
@@ -736,3 +743,37 @@ def test_two_cpu_ranks_test_what_one_does(saved, tmp_path, monkeypatch):
     ranks = [Child(run_rank, rank, 2, port, arguments) for rank in range(2)]
     assert [rank.join(120) for rank in ranks] == [0, 0]
     assert metrics(two) == metrics(one)
+
+
+# Settings of the command line are those of the file
+
+
+def test_imports_that_the_command_line_names_are_imported(
+    config, tmp_path, monkeypatch
+):
+    (tmp_path / 'of_the_user.py').write_text('')
+    monkeypatch.syspath_prepend(tmp_path)
+    imports = 'custom_imports.imports=["of_the_user"]'
+    load_train(config, '--cfg-options', imports)
+    assert sys.modules.pop('of_the_user')
+
+
+def test_the_command_heeds_options_in_the_loop(written):
+    path = written(pruned=False, samples=8)
+    more = ['train_cfg.infobatch.delta=0.9', 'train_cfg.max_epochs=1']
+    train.main([str(path), '--cfg-options', *more], prog='infobatch train')
+    assert (path.parent / 'run/infobatch.jsonl').exists()
+
+
+@pytest.mark.parametrize('command', [report, rank])
+def test_a_file_that_cannot_be_written_is_named_first(
+    command, tmp_path, capsys
+):
+    for out, message in (
+        (tmp_path, f'--out {tmp_path} is a folder'),
+        (tmp_path / 'no/x', f'there is no folder {tmp_path}/no'),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            command.main([str(tmp_path), '--out', str(out)], prog='x')
+        assert stopped.value.code == 2
+        assert message in capsys.readouterr().err

@@ -9,6 +9,7 @@ import signal
 import statistics
 import sys
 import time
+from concurrent.futures import Future
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
@@ -85,6 +86,7 @@ from infobatch_mm.compare.tables import (
     efficiency_table,
     mean_curve,
 )
+from infobatch_mm.pacing import Dealing
 from infobatch_mm.records import read_json_lines
 
 ROOT = Path(__file__).parents[1]
@@ -440,6 +442,12 @@ def test_without_rescaling_the_same_samples_have_weight_one():
     assert torch.equal(plans[0].indices, plans[1].indices)
     assert plans[0].weights.unique().tolist() == [1.0]
     assert plans[1].weights.max() == 2
+    dealing = Dealing(10, 10)
+    plan = UnscaledPolicy(policy, delta=0.875).plan(
+        torch.arange(100.0), generator=torch.Generator(), **dealing.limits
+    )
+    paced = dealing.paced(plan, 100)
+    assert paced.weights.tolist() == pytest.approx([1.0] * len(plan))
 
 
 # The file of finished runs
@@ -847,6 +855,11 @@ def test_the_remainder_of_a_full_round_is_not_pruned():
     budget = budget_of(result)
     assert budget.prune_ratio == pytest.approx(1 - 256 / 367)
     assert budget.share == pytest.approx(1240 / 1456)
+    # A policy of the user's need not tell the variance that it adds.
+    drawn = [367, 252, 260, 367]
+    for line, number in zip(rounds, drawn, strict=True):
+        line.update(drawn=number, variance_ratio=0.0)
+    assert budget_of(result) == budget
 
 
 def test_a_budget_is_the_same_with_every_python():
@@ -1030,6 +1043,12 @@ def test_spreads_are_pooled():
     found = pooled_deviation([paired(group) for group in groups])
     assert found == pytest.approx(expected)
     assert np.isnan(pooled_deviation([paired([5.0])]))
+    # One with a run that diverged says nothing of the others.
+    diverged = paired([1.0, math.nan, 2.0])
+    gaps = [paired(group) for group in groups]
+    assert pooled_deviation([*gaps, diverged]) == pytest.approx(expected)
+    assert np.isnan(pooled_deviation([diverged]))
+    assert seeds_to_decide(gaps[0], math.nan) is None
 
 
 def test_so_many_more_seeds_would_decide():
@@ -1200,6 +1219,8 @@ def test_a_stopped_comparison_stops_its_runs(tmp_path, monkeypatch):
 
     def wait(running, **options):
         while not all(place.process for place in places):
+            for future in filter(Future.done, running):
+                future.result()  # raises what kept it from starting
             time.sleep(0.01)
         raise KeyboardInterrupt
 

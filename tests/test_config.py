@@ -7,6 +7,7 @@ import pytest
 import toys
 from mmengine.config import Config
 from mmengine.dataset import DefaultSampler
+from mmengine.hooks import Hook
 from mmengine.hub import get_config
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop
@@ -334,6 +335,7 @@ BAD = [
     (dict(warmup_rounds=-1), 'warmup_rounds=-1 is not a number of rounds'),
     (dict(warmup_rounds='3'), "warmup_rounds='3' is not a number of rounds"),
     (dict(warmup_rounds=True), 'warmup_rounds=True is not a number of'),
+    (dict(exact_resume='no'), "exact_resume='no' is not known"),
 ]
 
 
@@ -357,3 +359,48 @@ def test_a_wrong_option_of_a_hook_that_is_there(tmp_path):
 def test_no_config_is_an_error(cfg):
     with pytest.raises(TypeError, match='Config.fromfile.*Config.dict'):
         enable(cfg)
+
+
+class OwnSampler(DefaultSampler):
+    """A sampler of the user's, named as mmengine's."""
+
+
+OwnSampler.__name__ = 'DefaultSampler'
+
+
+class PruneHook(Hook):
+    """A hook of the user's that prunes weights."""
+
+
+def test_what_only_has_the_name_of_another_is_not_taken_for_it(tmp_path):
+    cfg = toys.config(tmp_path, pruned=False)
+    theirs = dict(type=PruneHook, sparsity=0.3)
+    cfg.custom_hooks = [theirs]
+    pruned = enable(cfg, delta=0.9)
+    assert pruned.custom_hooks[0] == theirs
+    assert pruned.custom_hooks[1].type == 'infobatch_mm.InfoBatchHook'
+    cfg.train_dataloader.sampler = dict(type=OwnSampler, shuffle=True)
+    with pytest.raises(ValueError, match='whose order pruning would replace'):
+        enable(cfg)
+
+
+POLICIES_GIVEN = [
+    (dict(keep=0.8), dict(type='QuantilePolicy', keep=0.8)),
+    (dict(type='RandomPolicy', keep=0.7), None),
+    (dict(type='NoPruningPolicy'), None),
+]
+
+
+@pytest.mark.parametrize('given, found', POLICIES_GIVEN)
+def test_a_policy_replaces_the_one_that_is_there(tmp_path, given, found):
+    """As a whole; without a type it is of the type that is there."""
+    before = dict(type='QuantilePolicy', prune_ratios=(0.5, 0.2))
+    cfg = enable(toys.config(tmp_path, pruned=False), policy=before)
+    policy = enable(cfg, policy=given).custom_hooks[0].policy
+    assert policy == (found or given)
+
+
+def test_a_policy_and_its_settings_beside_it_are_an_error():
+    given = {'policy': 'RandomPolicy', 'policy.keep': 0.4}
+    with pytest.raises(ValueError, match=r'goes to policy\.type'):
+        nested_options(given)

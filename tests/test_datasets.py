@@ -653,3 +653,104 @@ def test_the_training_process_goes_on_drawing_as_it_stood():
             dataset[1]
         draws.append((random.random(), np.random.rand(), torch.rand(2)[0]))
     assert draws[0] == draws[1]
+
+
+@DATASETS.register_module()
+class OwnWays(DigitScenes):
+    """Scenes whose methods are chosen by the instance, or called by name."""
+
+    def __init__(self, **settings) -> None:
+        super().__init__(**settings)
+        self.prepare_data = self.prepare_bright
+
+    def prepare_bright(self, idx):
+        data = DigitScenes.prepare_data(self, idx)
+        data['inputs'] = torch.full_like(data['inputs'], 7)
+        return data
+
+    def get_data_info(self, index):
+        return super().get_data_info(index)
+
+    def __getitem__(self, index):
+        assert self.get_data_info(index=index)
+        return self.prepare_data(idx=index)
+
+
+@pytest.mark.parametrize('wrapped', [1, 2])
+def test_what_an_instance_chooses_for_itself_is_called(wrapped):
+    dataset = scenes(3, type='OwnWays')
+    for _ in range(wrapped):
+        dataset = IndexedDataset(copy.deepcopy(dataset))
+    samples = [copy.deepcopy(dataset)[i] for i in range(3)]
+    assert all((s['inputs'] == 7).all() for s in samples)
+    assert marks([s['data_samples'] for s in samples]) == [
+        (i, False) for i in range(3)
+    ]
+
+
+class OtherName:
+    """A wrapper that names what it wraps otherwise."""
+
+    def __init__(self, base):
+        self.base, self.metainfo = DATASETS.build(base), {}
+
+    def __len__(self):
+        return len(self.base)
+
+    def __getitem__(self, idx):
+        return self.base[idx]
+
+
+def test_substitutes_are_seen_behind_a_wrapper_of_any_kind():
+    dataset = IndexedDataset(OtherName(flaky(5, 1, 3)))
+    assert marks(fetch(dataset)) == [(i, i in (1, 3)) for i in range(5)]
+    plain = DATASETS.build(scenes(4))
+    assert fingerprint(OtherName(scenes(4))) == fingerprint(plain)
+
+
+class OwnStorage(Listed):
+    """Samples that are listed, and never serialized."""
+
+    def full_init(self):
+        self.data_list = self.load_data_list()
+        self._fully_initialized = True
+
+
+def test_a_list_that_is_stored_otherwise_counts_too():
+    def of(names):
+        return OwnStorage([dict(img_path=f'data/{n}') for n in names], 'data')
+
+    assert fingerprint(of(NAMES)) == fingerprint(by_path(NAMES))
+    assert fingerprint(of(NAMES)) != fingerprint(of(SHUFFLED))
+
+
+@DATASETS.register_module()
+class PastedScenes(DigitScenes):
+    """Scenes on which another is pasted, drawn as a substitute would be."""
+
+    def prepare_data(self, idx):
+        super().prepare_data(self._rand_another())
+        return super().prepare_data(idx)
+
+
+@pytest.mark.parametrize('name, said', [('PastedScenes', True), (None, False)])
+def test_many_substitutes_are_told(tmp_path, caplog, name, said):
+    cfg = toys.config(tmp_path, samples=8, epochs=1, log_level='WARNING')
+    if name:
+        cfg.train_dataloader.dataset.dataset.type = name
+    toys.train(cfg)
+    log = next(tmp_path.glob('*/*.log')).read_text()
+    assert ('100% of the samples stand in for others' in log) == said
+
+
+@pytest.mark.parametrize('exact', [True, False])
+def test_workers_are_seeded_by_the_run(tmp_path, exact):
+    seeds = {}
+    for seed in (1, 2):
+        cfg = toys.config(tmp_path / str(seed), samples=8, epochs=2)
+        cfg.randomness = dict(seed=seed)
+        cfg.custom_hooks[0].update(exact_resume=exact)
+        runner = toys.train(cfg)
+        state = runner.train_dataloader.generator
+        seeds[seed] = state and state.initial_seed()
+    assert (seeds[1] != seeds[2]) == exact

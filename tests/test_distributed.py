@@ -16,9 +16,10 @@ from mmengine.dist import (
     all_reduce,
     get_rank,
     get_world_size,
+    master_only,
 )
-from mmengine.hooks import Hook
-from mmengine.registry import MODELS
+from mmengine.hooks import CheckpointHook, Hook
+from mmengine.registry import HOOKS, MODELS
 from processes import Child, run_ranks
 from torch import nn
 
@@ -387,3 +388,64 @@ def test_the_start_scripts_on_a_machine_without_gpu(start, tmp_path):
     kept = [r['kept'] for r in rounds_of(tmp_path / 'run')]
     assert kept[0] == 16 and all(k % 4 == 0 for k in kept)
     assert (tmp_path / 'run/infobatch_summary.json').exists()
+
+
+@HOOKS.register_module()
+class Uploads(CheckpointHook):
+    """Save, and upload, on rank 0."""
+
+    @master_only
+    def after_train_epoch(self, runner):
+        super().after_train_epoch(runner)
+
+
+@HOOKS.register_module()
+class SavesItself(Hook):
+    """Save a checkpoint in the middle of a round."""
+
+    priority = 'LOWEST'  # the step is scored by then
+
+    def __init__(self, gathers):
+        self.gathers = gathers
+
+    def after_train_iter(
+        self, runner, batch_idx, data_batch=None, outputs=None
+    ):
+        if runner.iter == 2:
+            if self.gathers:
+                toys.hook_of(runner).gather_state()
+            runner.save_checkpoint(runner.work_dir, 'own.pth')
+
+
+def with_hooks(work_dir, loop, default=None, own=None):
+    cfg = light.config(work_dir, loop, samples=32)
+    if default:
+        cfg.default_hooks.checkpoint = default
+    cfg.custom_hooks += own or []
+    cfg.log_level = 'WARNING'
+    return distributed(cfg)
+
+
+@pytest.mark.parametrize('ranks', [1, 2])
+def test_a_checkpoint_hook_of_rank_0_alone_is_refused(
+    tmp_path, monkeypatch, ranks
+):
+    where = 'infobatch_mm.host.checkpoint.get_world_size'
+    monkeypatch.setattr(where, lambda: ranks)
+    cfg = with_hooks(tmp_path, EPOCHS, dict(type='Uploads', interval=1))
+    if ranks == 1:
+        toys.train(cfg)
+        return
+    with pytest.raises(TypeError, match=r'Uploads\.after_train_epoch is @m'):
+        toys.train(cfg)
+
+
+@pytest.mark.parametrize('gathers', [True, False])
+def test_what_others_save_says_what_it_lacks(tmp_path, gathers):
+    own = [dict(type='SavesItself', gathers=gathers)]
+    run(2, tmp_path, with_hooks, EPOCHS, None, own)
+    (log,) = (path.read_text() for path in tmp_path.glob('*/*.log'))
+    assert ('lacks the scores that other ranks' in log) != gathers
+    checkpoint = torch.load(tmp_path / 'own.pth', weights_only=False)
+    scores = checkpoint['infobatch']['scores']
+    assert scores.isfinite().sum() == 3 * 4 * (1 + gathers)

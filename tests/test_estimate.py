@@ -10,11 +10,15 @@ import numpy as np
 import pytest
 import torch
 import toys
+from mmcv.transforms import LoadAnnotations, RandomFlip
 from mmengine.hooks import Hook
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from infobatch_mm import InfoBatchHook, estimate
 from infobatch_mm.commands import estimate as command
-from infobatch_mm.commands import rank
+from infobatch_mm.commands import pilot, rank
+from infobatch_mm.compare.setup import samples_of_epoch
+from infobatch_mm.datasets.indexed import IndexedDataset
 from infobatch_mm.estimate import Budget, Schedule
 from infobatch_mm.pacing import Dealing
 from infobatch_mm.pruning.registry import build_policy
@@ -481,3 +485,38 @@ def test_what_has_no_scores_ends_in_one_line(tmp_path, capsys, stock):
     assert stopped.value.code == 2
     [line] = capsys.readouterr().err.splitlines()
     assert ('stock run' if stock else 'last_checkpoint') in line
+
+
+@pytest.mark.parametrize('total, iters', [(31, 2), (1023, 64), (15, 1)])
+def test_with_drop_last_each_rank_drops_its_own(total, iters):
+    """mmengine's samplers fill the ranks up to equal numbers first."""
+    dataset = TensorDataset(torch.arange(total))
+    sampler = DistributedSampler(dataset, num_replicas=2, rank=1)
+    loader = DataLoader(dataset, 8, sampler=sampler, drop_last=True)
+    budget = Budget(total, 16, 0, drops_rest=True, ranks=2)
+    assert budget.iters_of(total) == len(loader) == iters
+    settings = dict(batch_size=8, drop_last=True)
+    assert samples_of_epoch(settings, total, 2) == 16 * iters
+
+
+def test_scores_of_a_pilot_stand_for_samples_without_one():
+    found = pilot.Pilot(torch.rand(95)[torch.randperm(95)], [], 0.0, 0)
+    ((share, scores),) = command.cases(100, found)
+    assert len(scores) == 100 and set(scores.tolist()) == set(
+        found.scores.tolist()
+    )
+    below = estimate.share_below_mean(found.scores)
+    assert share == f'{below:.0%}'
+    assert estimate.share_below_mean(scores) == pytest.approx(below, abs=0.02)
+
+
+def test_a_data_set_is_listed_whose_types_are_classes(tmp_path):
+    """As in new-style configs, also without a default_scope."""
+    cfg = light.config(tmp_path, dict(type='InfoBatchEpochBasedTrainLoop'))
+    cfg.train_dataloader.dataset.type = IndexedDataset
+    cfg.train_dataloader.dataset.dataset.type = light.LightData
+    cfg.default_scope = None
+    assert len(samples.build_dataset(cfg)) == 26
+    steps = [dict(type=kind) for kind in (LoadAnnotations, RandomFlip)]
+    kept = samples.without_augmentation(dict(pipeline=steps))
+    assert kept == dict(pipeline=steps[:1])

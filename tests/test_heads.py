@@ -106,6 +106,7 @@ def open_ledger(head, weights):
     head.infobatch_ledger.open(torch.arange(len(weights)), weights)
 
 
+@torch.enable_grad()
 def scores_of(head, logits, samples):
     open_ledger(head, torch.ones(len(samples)))
     head.loss_by_feat(logits, samples)
@@ -131,6 +132,25 @@ def gradients(head, samples, weights=None):
 
 
 # Scores
+
+
+@pytest.mark.parametrize('extra', [{}, dict(avg_non_ignore=True)], ids=str)
+@pytest.mark.parametrize('balanced', [False, True])
+def test_padding_with_the_label_of_a_class_does_not_count(extra, balanced):
+    stock, head = pair(toys.fcn_head(loss_decode=dict(CE, **extra)))
+    head.infobatch_ledger.class_balanced = balanced
+    own, padded = labels(1, ignored=False) * 2
+    padded.gt_sem_seg = PixelData(data=own.gt_sem_seg.data.clone())
+    padded.gt_sem_seg.data[:, 16:] = 0  # seg_pad_val=0
+    padded.set_metainfo(dict(padding_size=(0, 0, 0, 16), pad_shape=(32, 32)))
+    cropped = SegDataSample(
+        gt_sem_seg=PixelData(data=own.gt_sem_seg.data[:, :16])
+    )
+    logits = 3 * head(features(1))
+    logits = F.interpolate(logits, size=(32, 32), mode='bilinear')
+    (score,) = scores_of(head, logits, [padded])
+    (expected,) = scores_of(head, logits[..., :16, :], [cropped])
+    torch.testing.assert_close(score, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize('ignored', [False, True])

@@ -1,5 +1,6 @@
 """The full-data clock, and the loops on it."""
 
+import itertools
 import math
 from fractions import Fraction
 from itertools import product
@@ -8,6 +9,7 @@ import light
 import pytest
 import toys
 from mmengine.hooks import Hook
+from torch.utils.data import BatchSampler
 
 from infobatch_mm.clock import FullDataClock, Stopwatch, crosses
 
@@ -516,3 +518,41 @@ def test_a_tiny_data_set_trains_in_the_epoch_loop(tmp_path):
     runner = toys.train(light.config(tmp_path, EPOCHS, samples=3))
     assert runner.iter == 8
     assert toys.hook_of(runner).summary(runner)['samples_seen'] <= 24
+
+
+class Fewer(BatchSampler):
+    """Give fewer batches than its length says."""
+
+    def __iter__(self):
+        return itertools.islice(super().__iter__(), 3)
+
+
+class NoSize:
+    """Batches of no size that it tells."""
+
+    def __init__(self, sampler, batch_size, drop_last):
+        self.sampler = sampler
+        self.batches = BatchSampler(sampler, batch_size, drop_last)
+
+    def __iter__(self):
+        return iter(self.batches)
+
+    def __len__(self):
+        return len(self.batches)
+
+
+@pytest.mark.parametrize(
+    'kind, error, message',
+    [
+        (Fewer, RuntimeError, 'fewer than its 6 batches'),
+        (NoSize, TypeError, 'NoSize. has no batch_size'),
+    ],
+)
+def test_a_batch_sampler_must_say_what_it_gives(
+    tmp_path, kind, error, message
+):
+    loop = dict(type='InfoBatchIterBasedTrainLoop', max_iters=12)
+    cfg = light.config(tmp_path, loop, pacing='fewer_steps')
+    cfg.train_dataloader.batch_sampler = dict(type=kind, drop_last=False)
+    with pytest.raises(error, match=message):
+        toys.train(cfg)

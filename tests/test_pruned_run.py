@@ -28,6 +28,7 @@ from infobatch_mm.records import (
     SCORE_EDGES,
     RunRecords,
     metric_of,
+    round_scalars,
     score_histogram,
     summary_table,
 )
@@ -504,3 +505,77 @@ def test_scores_are_counted_between_the_edges():
         ]
         expected[bins[0] if bins else -1 if score > 1 else 0] += 1
     assert counts == expected
+
+
+# What was planned, of what a full pass has
+
+
+@pytest.mark.parametrize('clock, total', [(FullDataClock, 6), (EpochClock, 6)])
+def test_a_full_pass_without_its_remainder_saves_nothing(clock, total):
+    # 24 samples in batches of 10: two steps a pass.
+    run = PrunedRun(
+        NoPruningPolicy(),
+        clock(2 * total, 2),
+        ScoreBoard(TOTAL),
+        batch_size=10,
+        samples_budget=20 * total,
+        seed=5,
+        trims_rounds=clock is FullDataClock,
+    )
+    assert run.pass_samples == 20
+    for number in range(3):
+        run.draw_plan(torch.Generator().manual_seed(number))
+        assert round_scalars(run)['infobatch/saved_ratio'] == 0
+        run.begin_round(iters=2, samples=20, first_iter=2 * number)
+        assert run.times_kept.sum() == 20 * (number + 1)
+        run.clock.position = 2
+        run.end_round()
+
+
+def test_an_epoch_that_a_loop_cuts_short_is_over_all_the_same():
+    run = new_run(clock=EpochClock)
+    for number in range(3):
+        run.draw_plan(torch.Generator().manual_seed(number))
+        run.begin_round(iters=6, samples=TOTAL, first_iter=4 * number)
+        run.clock.position = 4
+        run.end_round()
+        assert run.clock.now == 6 * (number + 1)
+
+
+def test_a_checkpoint_beyond_the_budget_is_refused():
+    first = Training(new_run(clock=EpochClock)).until(30)
+    fewer = PrunedRun(
+        InfoBatchPolicy(0.5),
+        EpochClock(12, 6),
+        ScoreBoard(TOTAL),
+        batch_size=BATCH,
+        samples_budget=12 * BATCH,
+        seed=5,
+    )
+    with pytest.raises(ValueError, match='stands at .* gives this run 12'):
+        fewer.load_state_dict(saved(first.run))
+
+
+def test_the_rest_of_a_dealt_round_is_counted_in_steps():
+    """The larger batches come first, so fewer samples than steps are left."""
+
+    def run_of(batch, steps):
+        return PrunedRun(
+            RandomPolicy(0.46),
+            FullDataClock(4 * steps, steps),
+            ScoreBoard(TOTAL),
+            batch_size=batch,
+            samples_budget=4 * TOTAL,
+            seed=5,
+            dealing=Dealing(steps, batch, 1, 1),
+        )
+
+    first = run_of(2, 12)
+    first.board.update(torch.arange(TOTAL), torch.rand(TOTAL))
+    first.draw_plan(torch.Generator().manual_seed(1))
+    first.begin_round(iters=12, samples=13, first_iter=0)
+    first.end_step(first.plan.indices[:2])
+    assert first.samples_left == 11  # 5.1 of 6 steps by their number
+    again = run_of(4, 6)
+    again.load_state_dict(saved(first))
+    assert again.steps_to_deal == round(6 * 11 / 12) == 6

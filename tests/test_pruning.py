@@ -299,6 +299,7 @@ def test_annealing_tolerates_the_rounding_of_the_clock():
         ([2, 13], [0.5, 0.0], 8, [1, 13]),  # none between 14 and 15
         ([10, 20, 3], [0.5, 0.5, 0.0], 16, [5, 8, 3]),  # the largest moves
         ([706, 318], [0.98, 0.0], 32, [34, 318]),  # 2 were less than half
+        ([600, 300, 100], [0.8, 0.7, 0.0], 900, [530, 270, 100]),  # alike
         ([1, 0, 0], [0.9, 0.5, 0.0], 1, [1, 0, 0]),
         ([3, 1], [0.0, 0.0], 8, [3, 1]),
     ],
@@ -519,6 +520,20 @@ def test_a_share_is_kept_until_annealing_begins():
     assert len(plan_of(policy, range(100), progress=0.5)) == 100
     assert len(plan_of(policy, [NAN] * 100)) == 100
     assert repr(policy) == 'InfoBatchPolicy(keep 0.7 until 0.5)'
+
+
+@pytest.mark.parametrize('keep', [0.1, 0.3, 0.5])
+@pytest.mark.parametrize(
+    'limits', [dict(at_least=500), dict(multiple_of=500)], ids=str
+)
+def test_what_batches_need_beyond_the_share_is_not_taken_from_the_easy(
+    keep, limits
+):
+    scores = [*range(670), *range(10_000, 10_330)]
+    plan = plan_of(InfoBatchPolicy(keep=keep), scores, **limits)
+    assert len(plan) == 500
+    weights = sorted(set(plan.weights.tolist()))
+    assert weights == pytest.approx([1.33, 2.66], rel=0.01)
 
 
 @pytest.mark.parametrize('policy', [InfoBatchPolicy, QuantilePolicy])

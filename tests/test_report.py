@@ -951,3 +951,10 @@ def test_arms_may_be_named_on_the_command_line(tmp_path, capsys):
     command.main([f'mine={one}', str(other), '--out', str(out)])
     page = Page(out.read_text())
     assert page.row('mine')['difference to y=z']
+
+
+@pytest.mark.parametrize('ranks, seen', [(1, 12), (2, 16)])
+def test_the_samples_of_a_round_are_dealt_to_each_rank(ranks, seen):
+    line = dict(kept=32, total=40, iters=12)
+    assert read_run._images_of(line, 4, 40, ranks) == seen
+    assert read_run._images_of(line, 12, 40, ranks) == 32

@@ -15,6 +15,7 @@ from mmengine.runner import Runner
 from torch.utils.data import BatchSampler, DataLoader
 
 from infobatch_mm import enable
+from infobatch_mm.binding import keeps_order
 from infobatch_mm.pruning import InfoBatchPolicy, Plan
 from infobatch_mm.sampler import InfoBatchSampler
 
@@ -329,3 +330,9 @@ def test_a_collate_function_changes_no_count(
     assert len(sum(ids[:6], [])) == rows
     assert hook.samples_seen == 4 * len(ids) < hook.samples_budget == 3 * 24
     assert hook.board.scores.isnan().sum() == unscored
+
+
+@pytest.mark.parametrize('in_order', [True, False])
+def test_workers_that_give_what_they_have_first_keep_no_order(in_order):
+    loader = DataLoader(range(8), 2, num_workers=1, in_order=in_order)
+    assert keeps_order(loader) == in_order

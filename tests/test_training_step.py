@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 import toys
 from mmengine.dataset import pseudo_collate
-from mmengine.hooks import Hook
+from mmengine.hooks import Hook, ParamSchedulerHook
 from mmengine.logging import MessageHub
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import (
@@ -818,3 +818,134 @@ def test_hidden_modules_are_found_by_name():
         'holder',
     }
     assert names['teacher'] is vars(model)['teacher']
+
+
+# Losses that train nothing, heads that drop out, batches of others' making
+
+
+@MODELS.register_module()
+class Watching(light.LightModel):
+    """Watch a loss without gradients, or leave a second head out late."""
+
+    def __init__(self, watches=False, leaves_out=False):
+        super().__init__()
+        self.watches, self.leaves_out = watches, leaves_out
+        if leaves_out:
+            self.other = attach(light.LightHead())
+        self.steps = 0
+
+    def forward(self, inputs, data_samples, mode):
+        losses = super().forward(inputs, data_samples, mode)
+        if self.watches:
+            with torch.no_grad():
+                logits = self.head.fc(torch.stack(inputs) + 1)
+                watched = self.head.loss_by_feat(logits, data_samples)
+            losses['watched'] = watched['loss_ce']
+        if self.leaves_out and self.steps < 18:
+            logits = self.other.fc(torch.stack(inputs))
+            losses['loss_other'] = self.other.loss_by_feat(
+                logits, data_samples
+            )['loss_ce']
+        if self.leaves_out == 'unweighted' and self.steps >= 18:
+            outputs = self.other.fc(torch.stack(inputs))
+            losses['loss_other'] = outputs.square().mean()
+        return losses
+
+    def train_step(self, data, *, optim_wrapper):
+        self.steps += 1
+        return super().train_step(data, optim_wrapper)
+
+
+def watching(tmp_path, **settings):
+    loop = dict(type='EpochBasedTrainLoop', max_epochs=6)
+    cfg = light.config(tmp_path, loop)
+    cfg.model = dict(type='Watching', **settings)
+    return cfg
+
+
+def test_a_loss_without_gradients_is_not_scored(tmp_path):
+    scores = [
+        toys.hook_of(toys.train(watching(tmp_path / str(n), watches=n)))
+        for n in (False, True)
+    ]
+    assert torch.equal(scores[0].board.scores, scores[1].board.scores)
+
+
+def test_a_head_may_drop_out_of_the_loss(tmp_path):
+    runner = toys.train(watching(tmp_path, leaves_out=True))
+    assert runner.epoch == 6 and toys.hook_of(runner).summary(runner)
+
+
+def test_a_head_that_goes_on_past_its_loss_is_refused(tmp_path):
+    runner = Runner.from_cfg(watching(tmp_path, leaves_out='unweighted'))
+    with pytest.raises(ValueError, match=r'gradient: other\.fc\.weight'):
+        runner.train()
+
+
+def without_samples(batch):
+    """Collate into data samples of its own."""
+    batch = pseudo_collate(batch)
+    samples = [SimpleNamespace(label=0) for _ in batch['data_samples']]
+    return dict(inputs=batch['inputs'], data_samples=samples)
+
+
+@pytest.mark.parametrize(
+    'collate', [without_samples, tuple, lambda batch: dict(x=batch)]
+)
+def test_a_batch_without_its_data_samples_is_an_error(tmp_path, collate):
+    runner = Runner.from_cfg(light.config(tmp_path, LOOP))
+    runner.train_loop  # builds the dataloader  # noqa: B018
+    runner.train_dataloader.collate_fn = collate
+    with pytest.raises(TypeError, match='collate_fn keep them'):
+        runner.train()
+
+
+@HOOKS.register_module()
+class Meddling(Hook):
+    """Change what a round is made of, behind the back of its plan."""
+
+    priority = 'LOWEST'
+
+    def __init__(self, what):
+        self.what = what
+
+    def before_train_epoch(self, runner):
+        loader = runner.train_dataloader
+        if self.what == 'epoch':
+            loader.sampler.set_epoch(runner.epoch + 1000)
+
+    def after_train_epoch(self, runner):
+        if self.what == 'batch':
+            runner.train_dataloader.batch_sampler.batch_size = 8
+
+
+@pytest.mark.parametrize(
+    'what, message', [('epoch', 'not in the plan'), ('batch', 'is 8, and was')]
+)
+def test_what_is_behind_the_plan_is_an_error(tmp_path, what, message):
+    cfg = light.config(tmp_path, LOOP, delta=1.0)
+    cfg.custom_hooks.append(dict(type='Meddling', what=what))
+    runner = Runner.from_cfg(cfg)
+    with pytest.raises(RuntimeError, match=message):
+        runner.train()
+
+
+@HOOKS.register_module()
+class EverySecond(ParamSchedulerHook):
+    """Step the schedulers in every second iteration."""
+
+    def after_train_iter(self, runner, batch_idx, *args, **kwargs):
+        if runner.iter % 2:
+            super().after_train_iter(runner, batch_idx, *args, **kwargs)
+
+
+@pytest.mark.parametrize('pacing', ['smaller_batches', 'fewer_steps'])
+def test_a_rule_of_the_users_for_schedulers(tmp_path, pacing):
+    cfg = light.config(tmp_path, LOOP, pacing=pacing)
+    cfg.default_hooks.param_scheduler = dict(type='EverySecond')
+    runner = Runner.from_cfg(cfg)
+    if pacing == 'smaller_batches':
+        runner.train()
+        return
+    with pytest.raises(ValueError, match="EverySecond.*'smaller_batches'"):
+        runner.train()

@@ -189,9 +189,7 @@ def _factor(text: str) -> float:
 
 def load_config(args: argparse.Namespace) -> tuple[Config, dict[str, Any]]:
     """Read the config; return its stock form and the options of pruning."""
-    cfg = running.read_config(args.config)
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
+    cfg = running.read_config(args.config, args.cfg_options)
     check_trains(cfg)
     cfg, options = unpruned(cfg)
     keep_one_checkpoint(cfg, args.length)

@@ -67,6 +67,16 @@ def in_one_line(
         parser.exit(2, f'{parser.prog}: error: {message}\n')
 
 
+def check_out(out: Path | None) -> None:
+    """Raise an error, before the work, unless a file can be written there."""
+    if out is None:
+        return
+    if out.is_dir():
+        raise ValueError(f'--out {out} is a folder; name a file in it')
+    if not out.parent.is_dir():
+        raise ValueError(f'--out {out}: there is no folder {out.parent}')
+
+
 def original(error: BaseException) -> BaseException:
     """Return the error that a hook raised, before mmengine raised it again.
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from textwrap import fill
 from typing import Any, NamedTuple
 
+import torch
 from mmengine.config import Config
 from rich.console import Console
 from rich.table import Table
@@ -84,9 +85,7 @@ def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
 
 def load_config(args: argparse.Namespace) -> Config:
     """Read the config, and switch pruning on in it."""
-    cfg = running.read_config(args.config)
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
+    cfg = running.read_config(args.config, args.cfg_options)
     if running.is_mmpretrain(cfg):
         running.set_dataloader_defaults(cfg, args)
     return enable(cfg, **nested_options(args.infobatch_options))
@@ -124,12 +123,19 @@ def budget_of(cfg: Config, gpus: int, samples: int) -> Budget:
         samples = min(samples, batches * batch)
     by_iter = loop.get('max_epochs') is None
     drops_rest = by_iter or bool(loader.get('drop_last', False))
-    budget = Budget(samples, batch, loop.get('max_iters') or 0, drops_rest)
+    ranks = 1 if by_iter else gpus
+    iters = loop.get('max_iters') or 0
+    budget = Budget(samples, batch, iters, drops_rest, ranks)
     if budget.iters_of(samples) == 0:
         raise ValueError(
             f'the training data set has {samples} samples, fewer than one '
             f'global batch of {batch}. Lower train_dataloader.batch_size or '
             '--gpus'
+        )
+    if samples < 2:
+        raise ValueError(
+            f'the training data set has {samples} sample, of which none can '
+            'be pruned'
         )
     if by_iter:
         return budget
@@ -143,10 +149,15 @@ def policies(hook: Mapping[str, Any], delta: float) -> list[PruningPolicy]:
 
 
 def cases(total: int, found: pilot.Pilot | None) -> list[Case]:
-    """Return the scores that a run may have, for each share below the mean."""
+    """Return the scores that a run may have, for each share below the mean.
+
+    Those of a pilot stand for the samples that it left without one, too.
+    """
     if found is not None:
         share = estimate.share_below_mean(found.scores)
-        return [Case(f'{share:.0%}', found.scores)]
+        ranks = torch.linspace(0, len(found.scores) - 1, total).round().long()
+        scores = found.scores.sort().values[ranks]
+        return [Case(f'{share:.0%}', scores)]
     return [
         Case(f'{share:.0%}', estimate.scores_below_mean(share, total))
         for share in SHARES

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..report import samples
-from .ending import in_one_line, is_ours
+from .ending import check_out, in_one_line, is_ours
 from .running import positive
 
 EPILOG = """\
@@ -19,7 +19,7 @@ columns:
   score        the last loss, or the norm of its gradient where the run scored
                by that, or its average; empty if the sample has none yet, and
                then it comes last in either order
-  times_kept   in how many rounds the sample was trained on, that in progress
+  times_kept   in how many rounds the sample was kept, that in progress
                included
   last_weight  its weight in the last round, 0 if it was left out of it. A
                checkpoint at the end of an epoch holds no plan: then it is 1 if
@@ -71,6 +71,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     parser = build_parser(prog)
     args = parser.parse_args(argv)
     with in_one_line(parser, only=is_ours):
+        check_out(args.out)
         found = samples.read(args.work_dir)
     for note in found.notes:
         print(f'{parser.prog}: {note}', file=sys.stderr)

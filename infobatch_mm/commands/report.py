@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..host.packages import require
-from .ending import in_one_line, is_ours
+from .ending import check_out, in_one_line, is_ours
 
 DESCRIPTION = """
 Make a page about runs, from what they left in their work directories. A run
@@ -60,6 +60,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     parser = build_parser(prog)
     args = parser.parse_args(argv)
     with in_one_line(parser):
+        check_out(args.out)
         require('jinja2', 'report')
         require('matplotlib', 'report')
     from ..report import page

@@ -6,6 +6,7 @@ import os
 import subprocess
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch.distributed as dist
 from mmengine.config import Config, DictAction
@@ -13,6 +14,7 @@ from mmengine.device import get_device
 from mmengine.hub import get_config
 from mmengine.registry import RUNNERS, init_default_scope
 from mmengine.runner import Runner
+from mmengine.utils import import_modules_from_strings
 
 from ..host.checkpoint import allow_resuming
 from ..host.packages import alias_config_bases, is_importable
@@ -105,8 +107,23 @@ def own_config(name: str) -> Path:
     raise FileNotFoundError(f'infobatch_mm has no config {name}')
 
 
-def read_config(name: str) -> Config:
-    """Read a config file, or one of an installed package by `pkg::` name."""
+def read_config(name: str, options: Mapping[str, Any] | None = None) -> Config:
+    """Read a config, with what the command line sets in it.
+
+    Args:
+        name (str): A file, or one of an installed package as `pkg::` name.
+        options (Mapping, optional): Those of `--cfg-options`.
+    """
+    cfg = _read(name)
+    if options is not None:
+        cfg.merge_from_dict(dict(options))
+        # mmengine imports those of a file as it reads it.
+        if imports := cfg.get('custom_imports'):
+            import_modules_from_strings(**imports)
+    return cfg
+
+
+def _read(name: str) -> Config:
     alias_config_bases()
     package, is_name, rest = name.rpartition('::')
     if package == 'infobatch_mm':
@@ -128,10 +145,8 @@ def load_common(args: argparse.Namespace) -> Config:
     The work dir is the command line's, else the config's, else a folder
     named after the config file.
     """
-    cfg = read_config(args.config)
+    cfg = read_config(args.config, args.cfg_options)
     cfg.launcher = args.launcher
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:

@@ -10,6 +10,7 @@ from mmengine.device import get_device
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 
+from .. import override  # noqa: F401 # so that train_cfg.infobatch is heeded
 from ..config import enable, nested_options, type_name
 from ..hook import InfoBatchHook
 from ..host.running import is_resuming

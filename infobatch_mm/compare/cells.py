@@ -104,13 +104,23 @@ def share_of(result: Result) -> float:
     return result['samples_seen'] / result['samples_budget']
 
 
+def is_pruned(line: Mapping[str, Any]) -> bool:
+    """Tell whether a round was pruned, from its line in a result.
+
+    Loops by iterations leave a remainder of a full round out, too. Lines of
+    earlier versions do not tell what was drawn.
+    """
+    if 'drawn' in line:
+        return line['drawn'] < line['total']
+    return line['variance_ratio'] > 0
+
+
 def budget_of(result: Result) -> Budget:
     """Return what a finished cell has cost."""
     ratios = [
         1 - line['kept'] / line['total']
         for line in result['rounds']
-        # A full round of an iteration loop leaves a remainder out.
-        if line['variance_ratio'] > 0
+        if is_pruned(line)
     ]
     return Budget(
         share=share_of(result),

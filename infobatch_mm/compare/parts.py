@@ -201,7 +201,10 @@ class UnscaledPolicy:
     def plan(self, scores: torch.Tensor, **options: Any) -> Plan:
         """Plan as the other policy does, and forget its weights."""
         plan = self.policy.plan(scores, **options)
-        return Plan(plan.indices, torch.ones(len(plan)), plan.threshold)
+        weights = torch.ones(len(plan))
+        if 'at_least' in options:  # smaller batches, which multiply by K / N
+            weights *= len(scores) / len(plan)
+        return Plan(plan.indices, weights, plan.threshold)
 
     def __repr__(self) -> str:
         return f'Unscaled{self.policy!r}'

@@ -32,7 +32,7 @@ from .setup import config_hash, samples_budget
 # Of a validation, what is no metric.
 NO_METRICS = {'iter', 'samples_seen', 'train_seconds', 'cpu_seconds'}
 # What is kept of each round.
-ROUND_KEYS = ('total', 'kept', 'threshold', 'variance_ratio')
+ROUND_KEYS = ('total', 'kept', 'drawn', 'threshold', 'variance_ratio')
 
 
 def missing(study: Study, cells: Sequence[Cell]) -> list[Cell]:
@@ -134,7 +134,7 @@ def read_run(study: Study, cell: Cell, cfg: Config) -> Result:
         ),
         **state,
         rounds=[
-            {key: line[key] for key in ROUND_KEYS}
+            {key: line[key] for key in ROUND_KEYS if key in line}
             for line in read_rounds(work_dir)
         ],
         config_hash=config_hash(cfg),

@@ -204,11 +204,16 @@ def samples_budget(
 def samples_of_epoch(
     dataloader: Mapping[str, Any], dataset_size: int, world_size: int = 1
 ) -> int:
-    """Return how many samples a dataloader gives in an epoch, on all ranks."""
-    batch = dataloader['batch_size'] * world_size
-    batches = dataloader.get('num_batch_per_epoch')
-    samples = min(dataset_size, batches * batch) if batches else dataset_size
-    return samples - samples % batch * bool(dataloader.get('drop_last'))
+    """Return how many samples a dataloader gives in an epoch, on all ranks.
+
+    A sampler of mmengine fills the ranks up to equal numbers.
+    """
+    batch = dataloader['batch_size']
+    each = -(-dataset_size // world_size)
+    if batches := dataloader.get('num_batch_per_epoch'):
+        each = min(each, batches * batch)
+    dropped = each % batch * bool(dataloader.get('drop_last'))
+    return (each - dropped) * world_size
 
 
 def config_hash(cfg: Config) -> str:

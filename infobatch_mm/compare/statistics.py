@@ -86,9 +86,10 @@ def pooled_deviation(gaps: Sequence[Paired]) -> float:
 
     ``sqrt(sum((n - 1) * s ** 2) / sum(n - 1))`` for comparisons of n seeds
     whose differences have the standard deviation s. With few seeds it is much
-    steadier than each s. NaN if none has two seeds.
+    steadier than each s. Comparisons with a run that diverged are left out.
+    NaN if none other has two seeds.
     """
-    known = [gap for gap in gaps if gap.seeds > 1]
+    known = [gap for gap in gaps if math.isfinite(gap.deviation)]
     degrees = sum(gap.seeds - 1 for gap in known)
     if not degrees:
         return math.nan
@@ -119,7 +120,7 @@ def seeds_to_decide(
         int | None: At least 1; None if it takes more than `most` in all.
     """
     size = abs(gain.mean)
-    if not size or power(deviation, most, size) < 0.8:
+    if not size or not power(deviation, most, size) >= 0.8:
         return None
     return max(1, seeds_needed(deviation, margin=size) - gain.seeds)
 

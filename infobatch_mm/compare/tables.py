@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..host.packages import require
 from ..records import kept_percent
-from .cells import Result, Results, share_of
+from .cells import Result, Results, is_pruned, share_of
 from .statistics import (
     MARGIN,
     Paired,
@@ -177,7 +177,7 @@ def mean_variance_ratio(results: Results, arm: str = 'infobatch') -> float:
         line['variance_ratio']
         for run in results[arm].values()
         for line in run['rounds']
-        if line['variance_ratio'] > 0
+        if is_pruned(line)
     )
 
 

@@ -91,8 +91,11 @@ def _infos(leaf: BaseDataset) -> Iterator[Any]:
 
     These may open files, or draw random numbers.
     """
-    if not leaf.serialize_data:
-        yield from leaf.data_list
+    if not hasattr(leaf, 'data_bytes'):  # not serialized, or kept otherwise
+        known = hasattr(leaf, 'data_list')
+        yield from (
+            leaf.data_list if known else [type(leaf).__name__, len(leaf)]
+        )
         return
     start, data = 0, memoryview(leaf.data_bytes)
     for end in leaf.data_address.tolist():

@@ -1,7 +1,7 @@
 """The weighted head of mmseg, with what scores its losses."""
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from ..host.losses import replaced_cross_entropy
 from ..ledger import Ledger, copy_to_device
-from .padding import own_parts
+from .padding import Own, own_parts
 from .scoring import (
     Losses,
     Scored,
@@ -156,10 +156,13 @@ def losses_and_pixel_scores(
         losses = call.run()
     modules = _loss_modules(head)
     assert len(kept) == len(modules)
+    own = own_parts(call.args, call.kwargs)
+    if own is not None:
+        kept = [without_padding(pixels, own) for pixels in kept]
     if head.infobatch_ledger.class_balanced:
         means = [class_balanced_means(pixels) for pixels in kept]
     else:
-        shares = own_shares(call)
+        shares = None if own is None else own_shares(own, call.weights.device)
         means = [
             image_means(pixels, loss.avg_non_ignore, shares)
             for loss, pixels in zip(modules, kept, strict=True)
@@ -171,13 +174,28 @@ def losses_and_pixel_scores(
     return losses, functools.reduce(torch.add, scores)
 
 
-def own_shares(call: SeamCall) -> Tensor | None:
-    """Return the share of each image in its padded area, if any is padded."""
-    own = own_parts(call.args, call.kwargs)
-    if own is None:
-        return None
+def own_shares(own: Sequence[Own], device: torch.device) -> Tensor:
+    """Return the share of each image in its padded area, shape (B,)."""
     shares = torch.tensor([part.share for part in own])
-    return copy_to_device(shares, call.weights.device)
+    return copy_to_device(shares, device)
+
+
+def without_padding(losses: PixelLosses, own: Sequence[Own]) -> PixelLosses:
+    """Ignore the pixels that were added to images, whatever their label.
+
+    It is that of ``seg_pad_val``, which a config may set to a class.
+
+    Args:
+        losses (PixelLosses): The pixel losses of a batch.
+        own (Sequence[Own]): Where each image lies in its padded form.
+    """
+    inside = torch.zeros_like(losses.labels, dtype=torch.bool)
+    for image, part in enumerate(own):
+        inside[image, part.rows, part.columns] = True
+    return losses._replace(
+        values=losses.values.where(inside, 0),
+        labels=losses.labels.where(inside, losses.ignore_index),
+    )
 
 
 def image_means(

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..host.classes import Swapped, swap_class
@@ -40,8 +41,10 @@ class WeightedHeadMixin(Swapped):
     ) -> Any:
         """Compute the stock losses, weighted and recorded per image."""
         ledger = self.infobatch_ledger
-        # One that calls itself, layer by layer, has weighted all of them.
-        if not ledger.is_open or self in ledger.within:
+        # One that calls itself, layer by layer, has weighted all of them, and
+        # a loss without gradients, to be watched or of a teacher, trains none.
+        trains = ledger.is_open and torch.is_grad_enabled()
+        if not trains or self in ledger.within:
             return stock_loss(*args, **kwargs)
         ledger.within.add(self)
         try:

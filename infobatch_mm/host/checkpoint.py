@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from mmengine.dist import get_world_size, master_only
 from mmengine.fileio import LocalBackend, get_file_backend, register_backend
 from mmengine.hooks import CheckpointHook, Hook, checkpoint_hook
 from mmengine.logging import print_log
@@ -164,12 +165,31 @@ def bind_checkpoint_hooks(runner: Any, infobatch: CheckpointedRun) -> None:
             continue
         if not isinstance(hook, ClockedCheckpointMixin):
             stock: Any = type(hook)
+            _check_all_ranks_save(stock)
             hook.__class__ = _clocked_class(stock)
         hook.infobatch = infobatch
         is_stock = hook.backend_args is None and hook.file_client_args is None
         backend = get_file_backend(hook.out_dir or runner.work_dir)
         if is_stock and isinstance(backend, LocalBackend):
             hook.backend_args = {'backend': 'infobatch_atomic'}
+
+
+def _check_all_ranks_save(kind: Any) -> None:
+    """Raise a TypeError if rank 0 alone comes to where checkpoints are saved.
+
+    There the ranks gather their scores, and it would wait for ever.
+    """
+    of_master = master_only(lambda: None).__code__
+    for name in ('after_train_iter', 'after_train_epoch', 'after_val_epoch'):
+        method = getattr(kind, name)
+        is_alone = getattr(method, '__code__', None) is of_master
+        if is_alone and get_world_size() > 1:
+            raise TypeError(
+                f'{kind.__name__}.{name} is @master_only, but to save a '
+                'checkpoint of a pruned run the ranks gather their scores. '
+                'Let it call super() on all ranks, and do what is for rank 0 '
+                'after if is_main_process()'
+            )
 
 
 @register_backend('infobatch_atomic')

@@ -10,7 +10,7 @@ private name for the draw of a substitute, and data sets with a retry of their
 own call it too, some with the index that failed, as in mmdetection 2.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -56,18 +56,24 @@ class FetchNotes:
         return next(iter(self.paths.values()), None)
 
 
+def _index_of(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Return the first argument of a call, whatever its name is."""
+    return args[0] if args else next(iter(kwargs.values()))
+
+
 class _Prepare:
     """Stands in for ``prepare_data`` and notes what fails."""
 
     def __init__(self, notes: FetchNotes, leaf: int, stock: Any) -> None:
         self.notes, self.leaf, self.stock = notes, leaf, stock
 
-    def __call__(self, idx: int, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        sample = self.leaf, _index_of(args, kwargs)
         # Until it is prepared, whatever the way in which it is not.
-        self.notes.failed.add((self.leaf, idx))
-        data = self.stock(idx, *args, **kwargs)
+        self.notes.failed.add(sample)
+        data = self.stock(*args, **kwargs)
         if data is not None:
-            self.notes.failed.discard((self.leaf, idx))
+            self.notes.failed.discard(sample)
         return data
 
 
@@ -77,10 +83,11 @@ class _LookUp:
     def __init__(self, notes: FetchNotes, leaf: int, stock: Any) -> None:
         self.notes, self.leaf, self.stock = notes, leaf, stock
 
-    def __call__(self, idx: int, *args: Any, **kwargs: Any) -> Any:
-        info = self.stock(idx, *args, **kwargs)
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        info = self.stock(*args, **kwargs)
         path = info.get('img_path') if isinstance(info, dict) else None
-        self.notes.paths.setdefault((self.leaf, idx), path)
+        sample = self.leaf, _index_of(args, kwargs)
+        self.notes.paths.setdefault(sample, path)
         return info
 
 
@@ -100,36 +107,47 @@ def leaves(dataset: Any) -> Iterator[Any]:
     if isinstance(dataset, BaseDataset):
         yield dataset
         return
-    inner = getattr(dataset, 'datasets', None) or [
+    found = getattr(dataset, 'datasets', None) or [
         getattr(dataset, 'dataset', None)
     ]
-    if all(child is None for child in inner):
-        yield dataset
+    inner = [child for child in found if child is not None]
+    if not inner:  # a wrapper may name what it wraps otherwise
+        held = getattr(dataset, '__dict__', {}).values()
+        inner = [each for each in held if isinstance(each, BaseDataset)]
     for child in inner:
-        if child is not None:
-            yield from leaves(child)
+        yield from leaves(child)
+    if not inner:
+        yield dataset
 
 
 def note_fetches(datasets: Iterable[Any]) -> FetchNotes:
     """Let base data sets note what they are asked for; return the notes.
 
-    They are looked up on the class, so that doing it again, for another
-    wrapper of the same data set, does not stack.
+    Doing it again, for another wrapper of the same data set, does not stack.
     """
     notes = FetchNotes()
     for number, leaf in enumerate(datasets):
         if not isinstance(leaf, BaseDataset):
             continue
-        kind = type(leaf)
-        # Partials, since a deep copy of them belongs to the copied data set.
-        leaf.prepare_data = _Prepare(
-            notes, number, partial(kind.prepare_data, leaf)
+        prepare, look_up, redraw = (
+            _stock(leaf, name)
+            for name in ('prepare_data', 'get_data_info', '_rand_another')
         )
-        leaf.get_data_info = _LookUp(
-            notes, number, partial(kind.get_data_info, leaf)
-        )
-        leaf._rand_another = _Redraw(notes, partial(kind._rand_another, leaf))
+        leaf.prepare_data = _Prepare(notes, number, prepare)
+        leaf.get_data_info = _LookUp(notes, number, look_up)
+        leaf._rand_another = _Redraw(notes, redraw)
     return notes
+
+
+def _stock(leaf: Any, name: str) -> Any:
+    """Return a method of a data set, as it was before it was noted."""
+    method = getattr(leaf, name)
+    if isinstance(method, (_Prepare, _LookUp, _Redraw)):
+        return method.stock
+    if name in vars(leaf):  # one that the data set has chosen for itself
+        return method
+    # A partial, since a deep copy of it belongs to the copied data set.
+    return partial(getattr(type(leaf), name), leaf)
 
 
 def unsliced(dataset: Any) -> Any:

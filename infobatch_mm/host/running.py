@@ -18,9 +18,27 @@ def is_resuming(runner: Any) -> bool:
     return runner._resume
 
 
-def steps_schedulers(runner: Any) -> bool:
-    """Tell whether mmengine's own hook steps the schedulers of a run."""
-    return any(isinstance(hook, ParamSchedulerHook) for hook in runner.hooks)
+def steps_schedulers(runner: Any, *, ticks_at_once: bool) -> bool:
+    """Tell whether mmengine's own hook steps the schedulers of a run.
+
+    Args:
+        runner (Runner): The runner of the run.
+        ticks_at_once (bool): Whether a step may be worth several of the
+            full-data run, of which the hook is not told.
+
+    Raises:
+        ValueError: If it would have to be, as it has a rule of its own.
+    """
+    found = [h for h in runner.hooks if isinstance(h, ParamSchedulerHook)]
+    stock = ParamSchedulerHook.after_train_iter
+    for hook in found:
+        if ticks_at_once and type(hook).after_train_iter is not stock:
+            raise ValueError(
+                f'{type(hook).__name__} steps the schedulers by a rule of '
+                'its own, which cannot be followed where a step is worth '
+                "several of the full-data run. Set pacing='smaller_batches'"
+            )
+    return bool(found)
 
 
 def step_schedulers(schedulers: Any) -> None:

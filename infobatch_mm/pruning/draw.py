@@ -22,12 +22,14 @@ def kept_counts(
 
     A stratum of n samples keeps the integer nearest to ``(1 - ratio) * n``,
     but at least one: a probability of zero could not be weighted. The total
-    is then moved to the nearest multiple of ``multiple_of``, by changing the
-    strata that are pruned, the largest first. None of them loses more than
-    half of what it keeps by that, so that no weight more than doubles; where
-    no such multiple can be reached the total stays as it is. A total below
-    ``at_least`` is raised to it, or to the next multiple, in the same way;
-    where even that cannot be reached, everything is kept.
+    is then moved to the nearest multiple of ``multiple_of``, and not below
+    ``at_least``. To raise it, all ratios are made smaller by one factor, so
+    that no stratum is kept more than one above it for that. Samples that are
+    still too many or too few are those of the strata that are pruned, the
+    largest first. None of them loses more than half of what it keeps by
+    that, so that no weight more than doubles; where no such multiple can be
+    reached the total stays as it is, and where ``at_least`` cannot be
+    reached, everything is kept.
 
     Args:
         sizes (Sequence[int]): Number of samples of each stratum.
@@ -35,10 +37,16 @@ def kept_counts(
         multiple_of (int): What the total should be a multiple of.
         at_least (int): The least total.
     """
-    kept = [
-        n if ratio == 0 else min(n, max(1, round((1 - ratio) * n)))
-        for n, ratio in zip(sizes, prune_ratios, strict=True)
-    ]
+
+    def thinned(factor: float) -> list[int]:
+        return [
+            n
+            if ratio == 0
+            else min(n, max(1, round((1 - factor * ratio) * n)))
+            for n, ratio in zip(sizes, prune_ratios, strict=True)
+        ]
+
+    kept = thinned(1.0)
     pruned = [j for j, ratio in enumerate(prune_ratios) if ratio and sizes[j]]
     if not pruned:
         return kept
@@ -50,7 +58,10 @@ def kept_counts(
     if lowest > highest:
         return kept if total >= at_least else list(sizes)
     nearest = (total + multiple_of // 2) // multiple_of * multiple_of
-    missing = min(max(nearest, lowest), highest) - total
+    wanted = min(max(nearest, lowest), highest)
+    if wanted > total:
+        kept = thinned((most - wanted) / (most - total))
+    missing = wanted - sum(kept)
     for j in sorted(pruned, key=lambda j: -sizes[j]):
         step = min(max(missing, fewest[j] - kept[j]), sizes[j] - kept[j])
         kept[j] += step

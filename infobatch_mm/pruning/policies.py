@@ -41,7 +41,9 @@ class PruningPolicy(ABC):
             keeps, in (0, 1]; the ratios follow from it and from how many
             samples each stratum has (:func:`ratios_to_keep`). With two strata
             no weight is above ``2 / keep``, with three ``4 / keep``; or twice
-            that, while samples are without a score.
+            that, while samples are without a score; but for the rounding to
+            whole samples and batches. Where batches need more samples than
+            that, ratios follow from as many.
         delta (float): The share of the full-data clock from which nothing is
             pruned (annealing; paper, section 3.3).
     """
@@ -174,7 +176,11 @@ class PruningPolicy(ABC):
         if not any(ratios):
             return list(sizes)
         if self.keep is not None:
-            ratios = ratios_to_keep(sizes, self.keep)
+            total = sum(sizes)
+            fewest = math.ceil(max(at_least, 1) / multiple_of) * multiple_of
+            if fewest > total:
+                fewest = min(at_least, total)
+            ratios = ratios_to_keep(sizes, max(self.keep, fewest / total))
         return kept_counts(sizes, ratios, multiple_of, at_least)
 
     def __repr__(self) -> str:

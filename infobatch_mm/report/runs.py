@@ -112,9 +112,13 @@ def log_text(start: Path) -> str:
 
 def global_batch(work_dir: Path) -> int:
     """Return the number of samples of an iteration, over all ranks."""
+    return config(work_dir).train_dataloader.batch_size * ranks(work_dir)
+
+
+def ranks(work_dir: Path) -> int:
+    """Return the number of ranks of the last start of a run."""
     found = WORLD_SIZE.search(log_text(last_start(work_dir)))
-    world_size = int(found[1]) if found else 1
-    return config(work_dir).train_dataloader.batch_size * world_size
+    return int(found[1]) if found else 1
 
 
 def iterations(work_dir: Path) -> list[int]:
@@ -140,7 +144,7 @@ def images_seen(work_dir: Path) -> list[int]:
     so do all batches of a round that is under way.
     """
     batch, lines = global_batch(work_dir), rounds(work_dir)
-    dealt = deals(work_dir)
+    dealt = ranks(work_dir) if deals(work_dir) else 0
     return [
         _images(done, lines, batch, dealt) if lines else done * batch
         for done in iterations(work_dir)
@@ -246,11 +250,18 @@ def _iters(line: Line, batch: int) -> int:
     return line.get('iters') or math.ceil(line['kept'] / batch)
 
 
-def _images(done: int, lines: list[Line], batch: int, dealt: bool) -> int:
+def _images(done: int, lines: list[Line], batch: int, dealt: int) -> int:
     """Return the samples of a pruned run's first iterations.
 
     Before its first round it was a stock run; after the last of the lines a
     round is under way.
+
+    Args:
+        done (int): The iterations.
+        lines (list): Its rounds.
+        batch (int): Samples of a full step, over all ranks.
+        dealt (int): The ranks that samples were dealt to in smaller batches;
+            0 with fewer steps.
     """
     ends = lines[-1]['iter'] + _iters(lines[-1], batch)
     stock = min(done, lines[0]['iter']) + max(0, done - ends)
@@ -261,12 +272,12 @@ def _images(done: int, lines: list[Line], batch: int, dealt: bool) -> int:
     return stock * batch + sum(pruned)
 
 
-def _images_of(line: Line, iters: int, batch: int, dealt: bool) -> int:
+def _images_of(line: Line, iters: int, batch: int, dealt: int) -> int:
     """Return the samples of the first iterations of a round."""
     kept = line['kept']
     if dealt and kept < line['total']:
-        least, larger = divmod(kept, _iters(line, batch))
-        return min(kept, iters * least + min(iters, larger))
+        least, larger = divmod(kept // dealt, _iters(line, batch))
+        return min(kept, dealt * (iters * least + min(iters, larger)))
     return min(kept, iters * batch)
 
 

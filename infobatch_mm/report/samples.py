@@ -17,6 +17,7 @@ from mmengine.utils import import_modules_from_strings
 from torch import Tensor
 
 from .. import records
+from ..config import type_name
 from ..datasets.identity import fingerprint, path_number, roots_of
 from ..pruned_run import STATE_KEY
 from . import runs
@@ -122,9 +123,9 @@ def build_dataset(cfg: Config) -> Any:
     """Build the training data set of a config, without augmentation."""
     if imports := cfg.get('custom_imports'):
         import_modules_from_strings(**imports)
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    init_default_scope(cfg.get('default_scope') or 'mmengine')
     dataset = cfg.train_dataloader.dataset
-    if dataset.type.split('.')[-1] == 'IndexedDataset':
+    if type_name(dataset) == 'IndexedDataset':
         dataset = dataset.dataset
     return DATASETS.build(without_augmentation(dataset))
 
@@ -140,7 +141,7 @@ def without_augmentation(node: Any) -> Any:
         copy['pipeline'] = [
             step
             for step in copy['pipeline']
-            if step['type'].split('.')[-1].startswith(('Load', 'Pack'))
+            if type_name(step).startswith(('Load', 'Pack'))
         ]
     return copy
 
