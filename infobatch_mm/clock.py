@@ -88,7 +88,7 @@ class FullDataClock:
         self.round_iters = iters
         self.position = 0
 
-    def end_round(self, rounds: int = 0) -> None:
+    def end_round(self, rounds: int) -> None:
         """End the round, wherever it stands.
 
         Args:
@@ -175,7 +175,7 @@ class EpochClock(FullDataClock):
     another global batch counts in other ticks than its checkpoint did.
     """
 
-    def end_round(self, rounds: int = 0) -> None:
+    def end_round(self, rounds: int) -> None:
         """End the round with its epoch, which a loop may have cut short."""
         self.move_to(min(self.budget, (rounds + 1) * self.pass_ticks))
 

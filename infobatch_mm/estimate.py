@@ -116,7 +116,7 @@ def schedule(
         clock.begin_round(dealt.steps if dealt else budget.iters_of(kept))
         done = clock.iters_left_in_round
         clock.position = done
-        clock.end_round()
+        clock.end_round(rounds)
         rounds, iters = rounds + 1, iters + done
         samples += (
             dealt_samples(dealt, done, kept)

@@ -118,7 +118,7 @@ def count_iters(config: Config, losses: Tensor, batch: int) -> int:
     clock = FullDataClock(budget, len(losses) // batch)
     scores = torch.full_like(losses, torch.nan)
     generator = torch.Generator().manual_seed(0)
-    iters = 0
+    iters = rounds = 0
     while not clock.done:
         plan = policy.plan(
             scores,
@@ -130,7 +130,8 @@ def count_iters(config: Config, losses: Tensor, batch: int) -> int:
         for _ in range(clock.iters_left_in_round):
             clock.tick()
             iters += 1
-        clock.end_round()
+        clock.end_round(rounds)
+        rounds += 1
         scores[plan.indices] = losses[plan.indices]
     return iters
 

@@ -734,7 +734,7 @@ class PastedScenes(DigitScenes):
 
 
 @pytest.mark.parametrize('name, said', [('PastedScenes', True), (None, False)])
-def test_many_substitutes_are_told(tmp_path, caplog, name, said):
+def test_many_substitutes_are_told(tmp_path, name, said):
     cfg = toys.config(tmp_path, samples=8, epochs=1, log_level='WARNING')
     if name:
         cfg.train_dataloader.dataset.dataset.type = name

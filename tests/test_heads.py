@@ -137,7 +137,7 @@ def gradients(head, samples, weights=None):
 @pytest.mark.parametrize('extra', [{}, dict(avg_non_ignore=True)], ids=str)
 @pytest.mark.parametrize('balanced', [False, True])
 def test_padding_with_the_label_of_a_class_does_not_count(extra, balanced):
-    stock, head = pair(toys.fcn_head(loss_decode=dict(CE, **extra)))
+    _, head = pair(toys.fcn_head(loss_decode=dict(CE, **extra)))
     head.infobatch_ledger.class_balanced = balanced
     own, padded = labels(1, ignored=False) * 2
     padded.gt_sem_seg = PixelData(data=own.gt_sem_seg.data.clone())
