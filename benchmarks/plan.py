@@ -88,10 +88,6 @@ def make_work(num_samples: int) -> dict[str, Callable[[], object]]:
     }
     for name, policy in POLICIES.items():
         work[f'{name}: plan'] = partial(plan, policy)
-    turns = torch.zeros(num_samples)
-    work['InfoBatch: plan, by turns'] = lambda: POLICIES['InfoBatch'].plan(
-        scores, generator=generator, multiple_of=256, turns=turns
-    )
     for name in ('none', 'InfoBatch'):
         work[f'{name}: plan, hand out'] = partial(
             plan_and_hand_out, POLICIES[name]

@@ -30,8 +30,6 @@ from .suites import (
     BATCHES,
     CORE,
     COSTS,
-    DRAWN_OTHERWISE,
-    DRAWN_OTHERWISE_AT_COSTS,
     GRID,
     HERE,
     LRS,
@@ -76,8 +74,8 @@ SUMMARY_ROWS = {
     'camvid': 'CamVid, SGD, not tuned',
     'camvid-adamw': 'CamVid, AdamW',
     'cifar10-finetune-tuned': 'CIFAR-10, fine-tuned',
-    'cifar10-tuned-gpu': 'CIFAR-10, SGD',
-    'cifar10-tuned': 'CIFAR-10, SGD, on a CPU',
+    'cifar10-tuned-float32': 'CIFAR-10, SGD',
+    'cifar10-tuned': 'CIFAR-10, SGD, in bfloat16',
     'cifar10-long': 'CIFAR-10, SGD, 10x as long',
     'cifar10': 'CIFAR-10, SGD, not tuned',
     'cifar10-adamw-tuned': 'CIFAR-10, AdamW',
@@ -106,16 +104,6 @@ SUMMARY_ARMS = {
     'short-lr': 'and longer steps',
     'random': 'random pruning',
 }
-IN_ALL_STEPS, BY_TURNS_MARK = ('infobatch-small-batch', NEVER_ANNEALED), '†'
-# Arms by turns, each with that whose rounds are drawn by themselves.
-TURNS = {
-    'InfoBatch, all steps': (
-        'infobatch-small-batch',
-        'infobatch-small-batch-alone',
-    ),
-    'random, all steps': ('random-small-batch', 'random-small-batch-alone'),
-    'InfoBatch, fewer steps': ('infobatch-by-turns', 'infobatch'),
-}
 # What the tables by cost compare the core arms with.
 COMPARED_WITH = ('full', 'small-batch')
 NOT_RUN = '–'
@@ -126,7 +114,6 @@ PLANNED = (
     'none: plan',
     'random: plan',
     'InfoBatch: plan',
-    'InfoBatch: plan, by turns',
     'quantile: plan',
     'InfoBatch: plan, hand out',
 )
@@ -177,35 +164,14 @@ def costs_table(results: Results, to: str) -> str:
     arms = [arm for arm in CORE if arm not in ('full', to)]
     if any(arm.startswith(NEVER_ANNEALED) for arm in results):
         arms.append(NEVER_ANNEALED)
-    pairs = {f'`{arm}`': (arm, to) for arm in arms}
-    return pairs_table(results, f'difference to `{to}` (seeds)', pairs)
-
-
-def turns_table(results: Results) -> str:
-    """Return what it is worth that samples take turns, a row a cost."""
-    title = 'by turns, against rounds drawn by themselves'
-    return pairs_table(results, title, TURNS)
-
-
-def pairs_table(
-    results: Results, title: str, pairs: Mapping[str, tuple[str, str]]
-) -> str:
-    """Return arms against others at the same cost, a row a cost.
-
-    Args:
-        results (Results): The finished cells of a suite.
-        title (str): The head of the first column.
-        pairs (Mapping): An arm and what it is compared with, by the head of
-            their column.
-    """
-    rows = [[title, *pairs]]
+    rows = [[f'difference to `{to}` (seeds)', *(f'`{arm}`' for arm in arms)]]
     for suffix in SUFFIXES:
         if f'infobatch{suffix}' not in results:
             continue
         runs = results[f'infobatch{suffix}'].values()
         row = [f'{statistics.mean(map(share_of, runs)):.0%} of the samples']
-        for arm, other in pairs.values():
-            control = other if other == 'full' else f'{other}{suffix}'
+        control = to if to == 'full' else f'{to}{suffix}'
+        for arm in arms:
             gains = differences(results, f'{arm}{suffix}', control)
             row.append(
                 f'{interval(paired(gains))} ({len(gains)})'
@@ -250,8 +216,6 @@ def suite_text(suite: str, results: Results) -> str:
         parts += [power_text(results), controls_table(at_its_cost)]
     if {f'small-batch{suffix}' for suffix in SUFFIXES} & results.keys():
         parts += [costs_table(results, to) for to in COMPARED_WITH]
-    if (DRAWN_OTHERWISE | DRAWN_OTHERWISE_AT_COSTS).keys() & results.keys():
-        parts.append(turns_table(results))
     if TUNED.keys() & results.keys():
         parts.append(stock_table(results))
     if suite == 'digits':
@@ -365,25 +329,10 @@ def summary_table(
                 seeds = len(differences(results, f'infobatch{suffix}', 'full'))
                 row = [f'{words} ({seeds})', f'{share:.0%}']
                 for arm in SUMMARY_ARMS:
-                    found, mark = by_default(results, arm, suffix)
-                    gains = differences(results, found, 'full')
-                    row.append(reach(gains, seeds) + mark)
+                    gains = differences(results, f'{arm}{suffix}', 'full')
+                    row.append(reach(gains, seeds))
                 rows.append(row)
     return table(rows)
-
-
-def by_default(results: Results, arm: str, suffix: str) -> tuple[str, str]:
-    """Return an arm as it is by default, and a mark if it was run by turns.
-
-    Each round is drawn by itself by default, and most arms in all steps were
-    run when it was not.
-    """
-    if arm not in IN_ALL_STEPS:
-        return f'{arm}{suffix}', ''
-    alone, by_turns = f'{arm}-alone{suffix}', f'{arm}{suffix}'
-    if len(results.get(alone, ())) >= len(results.get(by_turns, ())):
-        return alone, ''
-    return by_turns, BY_TURNS_MARK
 
 
 def reach(gains: Sequence[float], seeds: int) -> str:

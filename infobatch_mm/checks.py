@@ -259,7 +259,6 @@ def check_settings(
     warmup_rounds: int,
     pacing: str | None,
     smallest_batch: int,
-    rotate: bool,
     exact_resume: bool | None,
 ) -> None:
     """Raise a ValueError that names a setting which is out of range."""
@@ -294,9 +293,4 @@ def check_settings(
         raise ValueError(
             f'exact_resume={exact_resume!r} is not known; with True the draws '
             'of a resumed run are those of one that was not stopped'
-        )
-    if rotate not in (True, False):
-        raise ValueError(
-            f'rotate={rotate!r} is not known; with True samples take turns, '
-            'with False each round is drawn by itself'
         )

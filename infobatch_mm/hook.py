@@ -81,13 +81,6 @@ class InfoBatchHook(Hook):
         smallest_batch (int): The fewest samples of a batch on a rank, with
             smaller batches. Rounds keep as many samples as that takes.
             Defaults to 2, for batch norm that is not synchronised.
-        rotate (bool): Whether samples take turns: of those that may be left
-            out, a round draws first those that the rounds before left out.
-            Then a sample is in as many rounds as its inclusion probabilities
-            add up to, but for about one; yet in a round whose strata are not
-            those of the rounds before, the expected step is no longer that of
-            all data. Defaults to False: each round is drawn by itself (the
-            paper).
 
     Attributes:
         run (PrunedRun, optional): The state of the run, once it has begun.
@@ -115,7 +108,6 @@ class InfoBatchHook(Hook):
         exact_resume: bool | None = None,
         pacing: str | None = None,
         smallest_batch: int = 2,
-        rotate: bool = False,
     ) -> None:
         check_unweighted(unweighted)
         checks.check_settings(
@@ -124,7 +116,6 @@ class InfoBatchHook(Hook):
             warmup_rounds,
             pacing,
             smallest_batch,
-            rotate,
             exact_resume,
         )
         self.policy = build_policy(policy, delta)
@@ -134,7 +125,6 @@ class InfoBatchHook(Hook):
         self.warmup_rounds = warmup_rounds
         self.unweighted = unweighted
         self.pacing, self.smallest_batch = pacing, smallest_batch
-        self.rotate = rotate
         if exact_resume is None:
             exact_resume = not isinstance(self.policy, NoPruningPolicy)
         self.exact_resume = exact_resume

@@ -1,7 +1,6 @@
 """The parts of a pruned run, bound together, and what a round does to them."""
 
 from collections.abc import Mapping, Sequence
-from inspect import signature
 from typing import Any, Protocol
 
 import torch
@@ -38,7 +37,6 @@ class Options(Protocol):
     exact_resume: bool
     pacing: str | None
     smallest_batch: int
-    rotate: bool
 
 
 class Parts:
@@ -282,7 +280,6 @@ def new_run(
         trims_rounds=binding.has_rounds(loop),
         keeps_order=keeps_order,
         dealing=dealing,
-        rotate=rotates(options),
     )
 
 
@@ -312,22 +309,4 @@ def deals(runner: Any, options: Options, dealing: Dealing) -> bool:
             raise
         runner.logger.warning(f'pacing={FEWER_STEPS!r} is taken: {error}')
         return False
-    return True
-
-
-def rotates(options: Options) -> bool:
-    """Tell whether samples take turns.
-
-    Raises:
-        ValueError: If it is asked of a policy that cannot.
-    """
-    if not options.rotate:
-        return False
-    found = signature(options.policy.plan).parameters.values()
-    if not any(p.name == 'turns' or p.kind is p.VAR_KEYWORD for p in found):
-        kind = type(options.policy).__name__
-        raise ValueError(
-            f'rotate=True, but {kind}.plan() takes no turns. Give it the '
-            'argument turns of PruningPolicy.plan(), or leave rotate out'
-        )
     return True

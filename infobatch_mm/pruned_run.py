@@ -53,8 +53,6 @@ class PrunedRun(Rounds):
             },
             **self.times.state_dict(),
         )
-        if self.turns is not None:
-            state['turns'] = self.turns
         if self.plan is not None:
             state['indices'] = self.plan.indices
             state['weights'] = self.plan.weights
@@ -107,8 +105,6 @@ class PrunedRun(Rounds):
             setattr(self, name, state.get(name, 0))
         self.board.nonfinite = state['nonfinite']
         self.times_kept = state['times_kept'].cpu()
-        if self.turns is not None and 'turns' in state:
-            self.turns = state['turns'].cpu()
         self.times.load_state_dict(state)
         self._has_new_layout = (
             state['batch_size'] != self.batch_size

@@ -22,9 +22,8 @@ class Policy(Protocol):
         multiple_of: int = 1,
         at_least: int = 0,
         progress: float = 0.0,
-        turns: Tensor | None = None,
     ) -> Plan:
-        """Plan a round; ``turns`` only where samples take turns."""
+        """Plan a round."""
 
 
 class Rounds:
@@ -51,7 +50,6 @@ class Rounds:
             it is noted which samples of the round were trained on.
         dealing (Dealing, optional): How samples are dealt to the steps of a
             full pass, with smaller batches; None with fewer steps.
-        rotate (bool): Whether samples take turns in being left out.
 
     Attributes:
         plan (Plan, optional): The plan of the round; None between rounds.
@@ -62,8 +60,6 @@ class Rounds:
             where the round leaves a sample out.
         times_kept (Tensor): Rounds that kept each sample, int32, (N,),
             without what a loader drops at their end.
-        turns (Tensor, optional): Rounds that each sample is owed, float32,
-            (N,); None where samples take no turns.
         rounds_pruned (int): Rounds so far that left samples out.
         samples_pruned (int): Samples that these rounds trained on.
         trained (Tensor, optional): What was trained on in this round, bool,
@@ -86,7 +82,6 @@ class Rounds:
         trims_rounds: bool = False,
         keeps_order: bool = True,
         dealing: Dealing | None = None,
-        rotate: bool = False,
     ) -> None:
         self.policy, self.clock, self.board = policy, clock, board
         self.batch_size, self.samples_budget = batch_size, samples_budget
@@ -96,9 +91,6 @@ class Rounds:
         self.total = len(board)
         self.weights = torch.ones(self.total, dtype=torch.float32)
         self.times_kept = torch.zeros(self.total, dtype=torch.int32)
-        self.turns: Tensor | None = None
-        if rotate:
-            self.turns = torch.zeros(self.total, dtype=torch.float32)
         self.trained: Tensor | None = None
         if not keeps_order:
             self.trained = torch.zeros(self.total, dtype=torch.bool)
@@ -129,8 +121,6 @@ class Rounds:
         options: dict[str, Any] = dict(multiple_of=self.batch_size)
         if dealing:
             options = dict(dealing.limits)
-        if self.turns is not None:
-            options['turns'] = self.turns
         drawn = plan = self.policy.plan(
             scores,
             generator=generator,
@@ -142,8 +132,6 @@ class Rounds:
             plan = dealing.paced(drawn, self.total)
         elif self.trims_rounds:
             plan = drawn.trimmed(self.batch_size)
-        if self.turns is not None:
-            self.turns[drawn.indices[len(plan) :]] += 1  # not trained on
         self.plan = plan
         loaded = plan.first(min(len(plan), self.pass_samples))
         self.times_kept[loaded.indices] += 1

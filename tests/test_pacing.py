@@ -33,7 +33,6 @@ from torch.utils.data import BatchSampler
 from infobatch_mm import InfoBatchPolicy, QuantilePolicy, RandomPolicy, enable
 from infobatch_mm.pacing import Dealing, next_batch
 from infobatch_mm.pruning.draw import kept_counts
-from infobatch_mm.pruning.registry import PRUNING_POLICIES
 
 EPOCHS = dict(type='InfoBatchEpochBasedTrainLoop', max_epochs=8)
 PLAIN_EPOCHS = dict(type='EpochBasedTrainLoop', max_epochs=8)
@@ -109,13 +108,9 @@ POLICIES = dict(
 )
 
 
-@pytest.mark.parametrize('by_turns', [False, True])
 @pytest.mark.parametrize('policy', POLICIES.values(), ids=POLICIES)
-def test_each_expected_step_is_the_full_one(policy, by_turns):
-    """Monte Carlo through the real heads, with batches of two sizes.
-
-    By turns it is that of the third round that is looked at.
-    """
+def test_each_expected_step_is_the_full_one(policy):
+    """Monte Carlo through the real heads, with batches of two sizes."""
     images, samples = batch(len(SCORES), pixels=16)
     model, dealing = build_model(pruned=True), Dealing(2, 6, 1, 1)
     truth = single_gradients(images, samples).mean(0)
@@ -137,10 +132,6 @@ def test_each_expected_step_is_the_full_one(policy, by_turns):
         options = dict(
             generator=torch.Generator().manual_seed(seed), **dealing.limits
         )
-        if by_turns:
-            options['turns'] = torch.zeros(len(SCORES))
-            policy.plan(SCORES, **options)
-            policy.plan(SCORES, **options)
         plan = dealing.paced(policy.plan(SCORES, **options), len(SCORES))
         first = next_batch(len(plan), 2)
         for n, part in enumerate([slice(first), slice(first, None)]):
@@ -407,53 +398,6 @@ def test_by_default_batches_are_smaller_where_they_can_be(
     assert said in log.read_text()
 
 
-def kept_of(runner, rounds):
-    """Return the samples of each round that left some out."""
-    total = toys.hook_of(runner).run.total
-    kept = [{i for ids in each['ids'] for i in ids} for each in rounds]
-    return [ids for ids in kept if len(ids) < total]
-
-
-@pytest.mark.parametrize('pacing', ['smaller_batches', 'fewer_steps'])
-@pytest.mark.parametrize('rotate', [True, False])
-def test_samples_take_turns_where_they_are_to(tmp_path, pacing, rotate):
-    half = dict(type='RandomPolicy', prune_ratio=0.5)
-    cfg = toys.config(tmp_path, epochs=8, policy=half)
-    cfg.custom_hooks[0].update(pacing=pacing, rotate=rotate)
-    runner, rounds = train(cfg)
-    kept = kept_of(runner, rounds)
-    assert len(kept) == 6
-    pairs = zip(kept[::2], kept[1::2], strict=True)
-    assert all(not a & b for a, b in pairs) == rotate
-
-
-def test_a_policy_that_takes_no_turns(tmp_path):
-    @PRUNING_POLICIES.register_module(force=True)
-    class Alone(RandomPolicy):
-        def plan(self, scores, *, generator, multiple_of=1, at_least=0,
-                 progress=0.0):  # fmt: skip
-            return super().plan(
-                scores,
-                generator=generator,
-                multiple_of=multiple_of,
-                at_least=at_least,
-                progress=progress,
-            )
-
-    def runner_of(**settings):
-        policy = dict(type='Alone', prune_ratio=0.5)
-        cfg = toys.config(tmp_path, policy=policy, pacing='smaller_batches')
-        cfg.custom_hooks[0].update(settings)
-        return toys.Runner.from_cfg(cfg)
-
-    runner = runner_of()
-    runner.train()
-    assert toys.hook_of(runner).run.turns is None
-    runner = runner_of(rotate=True)
-    with pytest.raises(ValueError, match=r'rotate=True, but Alone.plan\(\)'):
-        runner.train()
-
-
 def test_a_policy_that_keeps_too_few_is_an_error():
     plan = RandomPolicy(0.5).plan(SCORES, generator=torch.Generator())
     with pytest.raises(ValueError, match='the policy kept 3 of 6 .*at_least'):
@@ -465,7 +409,6 @@ def test_a_policy_that_keeps_too_few_is_an_error():
     ('smallest_batch', 0),
     ('smallest_batch', 1.5),
     ('smallest_batch', True),
-    ('rotate', 'yes'),
 ])  # fmt: skip
 def test_settings_are_checked_before_anything_is_built(name, value):
     cfg = toys.config('unused', pruned=False)

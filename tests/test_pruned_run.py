@@ -165,14 +165,10 @@ def test_a_checkpoint_older_than_the_mean_begins_it_anew():
 
 @pytest.mark.parametrize('stop_at', [0, 3, 6, 11, 17, 30])
 @pytest.mark.parametrize('clock', [FullDataClock, EpochClock])
-@pytest.mark.parametrize('rotate', [False, True])
-def test_a_restored_run_goes_on_as_if_it_had_not_stopped(
-    stop_at, clock, rotate
-):
-    settings = dict(clock=clock, rotate=rotate)
-    whole = Training(new_run(**settings)).until()
-    first = Training(new_run(**settings)).until(stop_at)
-    again = new_run(**settings)
+def test_a_restored_run_goes_on_as_if_it_had_not_stopped(stop_at, clock):
+    whole = Training(new_run(clock=clock)).until()
+    first = Training(new_run(clock=clock)).until(stop_at)
+    again = new_run(clock=clock)
     assert again.load_state_dict(saved(first.run)) == []
     second = Training(again, first.step).until()
     assert first.batches + second.batches == whole.batches
@@ -181,38 +177,6 @@ def test_a_restored_run_goes_on_as_if_it_had_not_stopped(
     assert torch.equal(again.board.scores, whole.run.board.scores)
     assert torch.equal(again.times_kept, whole.run.times_kept)
     assert again.samples_seen == whole.run.samples_seen
-
-
-@pytest.mark.parametrize('trims', [False, True])
-def test_what_a_trimmed_round_leaves_out_keeps_its_turn(trims):
-    policy = RandomPolicy(1 / 3)
-    run = new_run(policy=policy, batch=5, rotate=True, trims_rounds=trims)
-    run.board.update(torch.arange(TOTAL), torch.rand(TOTAL))
-    trained = torch.zeros(TOTAL)
-    for number in range(1, 7):
-        run.draw_plan(torch.Generator().manual_seed(number))
-        trained[run.plan.indices] += 1
-        # Of 24 each round draws 16, moved to a multiple of the batch.
-        assert run.drawn == 15 == len(run.plan)
-        owed = number * 15 / 24 - trained
-        assert torch.allclose(run.turns, owed, atol=1e-5)
-        run.plan = None
-    whole = new_run(policy=NoPruningPolicy(), batch=5, rotate=True)
-    whole.trims_rounds = trims
-    whole.draw_plan(torch.Generator().manual_seed(0))
-    assert whole.turns.sum() == (4 if trims else 0)
-    left = whole.turns.nonzero().flatten()
-    assert not set(left.tolist()) & set(whole.plan.indices.tolist())
-
-
-def test_turns_begin_anew_where_a_checkpoint_has_none():
-    run = Training(new_run()).until(17).run
-    again = new_run(rotate=True)
-    assert again.load_state_dict(saved(run)) == []
-    assert again.turns.tolist() == [0] * TOTAL
-    other = new_run()
-    other.load_state_dict(saved(again))
-    assert other.turns is None
 
 
 def test_samples_that_were_held_back_are_trained_after_a_resume():

@@ -24,7 +24,7 @@ from infobatch_mm.pruning import (
     mean_threshold,
     uniform_subset,
 )
-from infobatch_mm.pruning.draw import ratios_to_keep, take_turns
+from infobatch_mm.pruning.draw import ratios_to_keep
 
 NAN, INF = math.nan, math.inf
 POLICIES = dict(
@@ -544,142 +544,20 @@ def test_a_share_is_rounded_to_whole_batches(policy):
     assert len(plan) == 800
 
 
-# Taking turns
-
-
-def kept_by_turns(policy, scores, *, rounds: int, seed: int = 0):
-    """Return what each round kept, bool, and each sample's sum of weights."""
-    rng, turns = generator(seed), torch.zeros(len(scores))
-    kept = torch.zeros(rounds, len(scores), dtype=torch.bool)
-    weights = torch.zeros(len(scores))
-    for row in kept:
-        plan = policy.plan(scores, generator=rng, turns=turns)
-        row[plan.indices] = True
-        weights[plan.indices] += plan.weights
-    return kept, weights
-
-
-ROTATING = dict(
-    random=RandomPolicy(0.5),
-    random_keep=RandomPolicy(keep=0.42),
-    infobatch=InfoBatchPolicy(),
-    keep=InfoBatchPolicy(keep=0.3),
-    quantile=QuantilePolicy(),
-)
-
-
-@pytest.mark.parametrize('name', ROTATING)
-def test_by_turns_a_sample_is_kept_as_often_as_its_probability_says(name):
-    policy, rounds = ROTATING[name], 60
-    scores = torch.rand(333, generator=generator(1)).square()
-    plan = policy.plan(scores, generator=generator())
-    kept, sums = kept_by_turns(policy, scores, rounds=rounds)
-    for row in kept:  # each round is as large as if drawn by itself
-        assert row.sum() == len(plan)
-    alone = policy.plan(scores, generator=generator(2), turns=torch.zeros(333))
-    assert sorted(alone.weights.tolist()) == sorted(plan.weights.tolist())
-    weight = sums / kept.sum(0)  # constant scores give constant weights
-    assert (kept.sum(0) - rounds / weight).abs().max() <= 1.001
-    assert (sums - rounds).abs().max() <= 1.001 * weight.max()
-
-
-def test_by_turns_two_halves_make_a_pass_which_is_dealt_anew():
-    kept, _ = kept_by_turns(RandomPolicy(0.5), torch.rand(1000), rounds=6)
-    for first, second in kept.view(3, 2, 1000):
-        assert torch.equal(first, ~second)
-    both = (kept[0] & kept[2]).sum()
-    assert 200 < both < 300  # 250 +- 8, if independent
-    assert 200 < (kept[2] & kept[4]).sum() < 300
-
-
-@pytest.mark.parametrize('name', ['random_keep', 'keep'])
-def test_by_turns_each_sample_of_a_stratum_is_as_likely_in_each_round(name):
-    scores = torch.tensor([0.0] * 6 + [1.0] * 4)
-    rounds, seeds = 5, 4000
-    counts = torch.zeros(rounds, 10)
-    for seed in range(seeds):
-        kept, _ = kept_by_turns(
-            ROTATING[name], scores, rounds=rounds, seed=seed
-        )
-        counts += kept
-    for row in counts.tolist():
-        for stratum in (row[:6], row[6:]):
-            share = sum(stratum) / len(stratum) / seeds
-            spread = math.sqrt(share * (1 - share) / seeds)
-            assert all(
-                abs(count / seeds - share) < 4.5 * spread for count in stratum
-            )
-
-
-@pytest.mark.parametrize('by_turns', [False, True])
-def test_with_scores_that_change_expected_weights_are_one_but_by_turns(
-    by_turns,
-):
+def test_with_scores_that_change_expected_weights_are_one():
     """Each sample in each round, over seeds; scores depend on no draw."""
     samples, rounds, seeds = 60, 4, 1000
     policy = InfoBatchPolicy(0.7)
     scores = torch.rand(rounds, samples, generator=generator(3))
     sums = torch.zeros(rounds, samples)
     for seed in range(seeds):
-        rng, turns = generator(seed), torch.zeros(samples)
-        options = dict(turns=turns) if by_turns else {}
+        rng = generator(seed)
         for each, row in zip(scores, sums, strict=True):
-            plan = policy.plan(each, generator=rng, **options)
+            plan = policy.plan(each, generator=rng)
             row[plan.indices] += plan.weights
     off = (sums / seeds - 1).abs().max()
     noise = (1 / 0.3 / seeds) ** 0.5  # of a weight of 1 / 0.3, or 0
-    assert (off < 5 * noise) != by_turns
-
-
-def slow_turns(owed: list[float], m: int, chance: list[float]) -> set[int]:
-    """Draw as the docstring of ``take_turns`` says, one sample at a time."""
-    share, drawn = m / len(owed), set()
-    for _ in range(m):
-        rest = (i for i in range(len(owed)) if i not in drawn)
-        drawn.add(max(rest, key=lambda i: owed[i] + share + share * chance[i]))
-    for i in range(len(owed)):
-        owed[i] += share - (i in drawn)
-    return drawn
-
-
-@pytest.mark.parametrize('m', [1, 3, 10])
-def test_turns_are_those_of_a_slow_oracle(m):
-    members, owed = np.arange(17) % 3 != 1, [0.0] * 11
-    turns, rng = np.zeros(17, np.float32), np.random.default_rng(5)
-    twin = np.random.default_rng(5)
-    for _ in range(20):
-        drawn = take_turns(members, m, turns, rng)
-        chance = twin.random(11, np.float32)
-        twin.choice([1], 0)  # what breaks ties, of which there are none
-        places = slow_turns(owed, m, chance.tolist())
-        assert set(drawn) == set(np.flatnonzero(members)[sorted(places)])
-        assert turns[members].tolist() == pytest.approx(owed, abs=1e-5)
-        assert not turns[~members].any()
-
-
-def test_turns_of_the_same_chance_are_broken_at_random():
-    class Even:
-        def __init__(self):
-            self.choice = np.random.default_rng(0).choice
-
-        def random(self, size, dtype):
-            return np.full(size, 0.5, dtype)
-
-    turns, members = np.zeros(1000, np.float32), np.ones(1000, bool)
-    drawn = take_turns(members, 300, turns, Even())
-    assert len(drawn) == 300 and 100 < (drawn < 500).sum() < 200
-
-
-def test_a_stratum_that_is_kept_whole_owes_nothing():
-    turns = torch.zeros(8)
-    scores = torch.tensor([0.0] * 4 + [9.0] * 4)
-    InfoBatchPolicy().plan(scores, generator=generator(), turns=turns)
-    assert turns[:4].abs().tolist() == [0.5] * 4 and not turns[4:].any()
-    NoPruningPolicy().plan(scores, generator=generator(), turns=turns)
-    InfoBatchPolicy().plan(
-        scores, generator=generator(), turns=turns, progress=0.9
-    )
-    assert turns[:4].abs().tolist() == [0.5] * 4 and not turns[4:].any()
+    assert off < 5 * noise
 
 
 # In frequency: fixed seeds, and bounds that chance passes in 1e-4 of cases

@@ -84,14 +84,13 @@ def infobatch(**options: Any) -> Arm:
 
 
 def infobatch_fewer_steps(**options: Any) -> Arm:
-    """Prune, in fewer, longer steps, each round by itself, as the paper.
+    """Prune, in fewer, longer steps, as the paper.
 
     Args:
         **options: Those of :func:`infobatch_mm.enable`. Without a score it is
             the loss.
     """
-    by_itself = dict(pacing=FEWER_STEPS, rotate=False)
-    arm = infobatch(**PAPER | options | by_itself)
+    arm = infobatch(**PAPER | options | dict(pacing=FEWER_STEPS))
     return arm._replace(words='pruned, in fewer and longer steps (the paper)')
 
 

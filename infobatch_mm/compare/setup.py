@@ -15,7 +15,6 @@ from ..host.packages import alias_config_bases
 # The paper's settings, as the text of a config spells them out.
 PAPER_SETTINGS = (
     '"pacing": "fewer_steps"',
-    '"rotate": false',
     '"score": "image_mean"',
 )
 # Positions of a scheduler that are counted in iterations or epochs.

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from functools import partial
 from itertools import accumulate
 
 import numpy as np
@@ -198,47 +197,6 @@ def uniform_subset(
     return np.flatnonzero(drawn)
 
 
-def take_turns(
-    members: np.ndarray, m: int, turns: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
-    """Draw m of the members without replacement, those left out before first.
-
-    Each member is owed the share m / n of a turn more, and the m that are
-    owed most are drawn, with as much again of chance, and owe one. So over
-    the rounds a sample is in as many as its inclusion probabilities add up
-    to, but for about one, where independent draws would differ by their
-    square root (systematic sampling, Madow 1949, along the rounds of each
-    sample). With a half kept, two rounds make a full pass, dealt anew.
-
-    Args:
-        members (ndarray): Whether a sample is a member, bool, shape (N,).
-        m (int): How many to draw, at most the number of members.
-        turns (ndarray): Rounds that each sample is owed, float32, shape (N,),
-            changed in place.
-        rng (np.random.Generator): The source of randomness.
-
-    Returns:
-        ndarray: The members drawn, int64, shape (m,), ascending.
-    """
-    ids = np.flatnonzero(members)
-    if m == len(ids):
-        return ids
-    share = np.float32(m / len(ids))
-    owed = turns[ids]
-    owed += share
-    keys = rng.random(len(ids), np.float32)
-    keys *= share
-    keys += owed
-    last = np.partition(keys, -m)[-m]
-    drawn = keys >= last
-    surplus = np.count_nonzero(drawn) - m
-    tied = np.flatnonzero(keys == last)
-    drawn[rng.choice(tied, surplus, replace=False)] = False
-    owed -= drawn
-    turns[ids] = owed
-    return ids[drawn]
-
-
 def whole_plan(
     num_samples: int,
     generator: torch.Generator,
@@ -263,22 +221,16 @@ def draw(
     kept: Sequence[int],
     weights: Sequence[float],
     generator: torch.Generator,
-    turns: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return indices and weights of a plan.
 
-    Those of a stratum are drawn by turns (:func:`take_turns`) where these are
-    given, else without regard to other rounds. The strata are laid end to end,
-    each thinned out, and permuted. So the place of a sample before the
-    permutation tells its stratum.
+    The strata are laid end to end, each thinned out, and permuted. So the
+    place of a sample before the permutation tells its stratum.
     """
     seed = torch.randint(2**63 - 1, (2,), generator=generator).tolist()
     rng = np.random.default_rng(seed)
-    choose = uniform_subset
-    if turns is not None:
-        choose = partial(take_turns, turns=turns.numpy())
     ids = np.concatenate(
-        [choose(strata == j, m, rng=rng) for j, m in enumerate(kept)]
+        [uniform_subset(strata == j, m, rng) for j, m in enumerate(kept)]
     )
     # Places fit into four bytes up to 2**31 samples, and permute faster.
     order = torch.randperm(len(ids), generator=generator, dtype=torch.int32)

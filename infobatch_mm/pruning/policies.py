@@ -87,7 +87,6 @@ class PruningPolicy(ABC):
         multiple_of: int = 1,
         at_least: int = 0,
         progress: float = 0.0,
-        turns: Tensor | None = None,
     ) -> Plan:
         """Plan a round.
 
@@ -104,17 +103,13 @@ class PruningPolicy(ABC):
             at_least (int): The least number kept, as far as there are so many.
             progress (float): The share of the full-data clock at the start of
                 the round.
-            turns (Tensor, optional): Rounds that each sample is owed, of all
-                that were drawn so far, float32, shape (N,), zeros at first,
-                changed in place. With them those left out before come first
-                (:func:`take_turns`).
 
         Returns:
             Plan: Each sample is in it at most once. A sample of a stratum
-            of n of which m are kept is in it with probability m / n, over
-            the rounds if by turns, and then has the weight n / m. With
-            ``keep`` it has that share of the N samples, rounded as above,
-            unless too many have no score.
+            of n of which m are kept is in it with probability m / n, and
+            then has the weight n / m. With ``keep`` it has that share of
+            the N samples, rounded as above, unless too many have no
+            score.
         """
         if scores.dim() != 1 or len(scores) == 0:
             raise ValueError(
@@ -143,7 +138,7 @@ class PruningPolicy(ABC):
         weights = [
             n / m if m else 1.0 for n, m in zip(sizes, kept, strict=True)
         ]
-        drawn = draw(strata, kept, weights, generator, turns)
+        drawn = draw(strata, kept, weights, generator)
         added = variance_ratio(weights, squares)
         return Plan(*drawn, threshold, added, asked)
 
