@@ -17,6 +17,7 @@ from mmengine.registry import HOOKS as HOOK_CLASSES
 
 from .datasets.indexed import IndexedDataset
 from .hook import InfoBatchHook
+from .host.types import find_class, imported_modules, is_of, type_name
 from .pruning.registry import PRUNING_POLICIES
 
 PACKAGE = 'infobatch_mm'
@@ -119,25 +120,6 @@ def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
     return options
 
 
-def nested_options(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Nest the KEY=VALUE settings of a command line by their dots.
-
-    Example:
-        >>> nested_options({'policy.prune_ratio': 0.7, 'delta': 0.9})
-        {'policy': {'prune_ratio': 0.7}, 'delta': 0.9}
-    """
-    for name, value in settings.items():
-        inner = [each for each in settings if each.startswith(f'{name}.')]
-        if inner:
-            raise ValueError(
-                f'{name}={value} is given beside {", ".join(inner)}. What it '
-                f'is goes to {name}.type'
-            )
-    nested = Config()
-    nested.merge_from_dict(dict(settings))
-    return nested.to_dict()
-
-
 def _written(kind: Any) -> Any:
     """Return the name of a class, as a config would write it."""
     if not isinstance(kind, type):
@@ -172,8 +154,8 @@ def prune_dataloader(
             'built already, and pruning works in its place. Give its config: '
             "dict(type='DefaultSampler', shuffle=True)"
         )
-    kind = _find_class(DATA_SAMPLERS, sampler, scope)
-    is_known = kind and (_is_of('mmengine', kind) or _is_of(PACKAGE, kind))
+    kind = find_class(DATA_SAMPLERS, sampler, scope)
+    is_known = kind and (is_of('mmengine', kind) or is_of(PACKAGE, kind))
     if not is_known or type_name(sampler) not in SAMPLERS:
         raise ValueError(
             f'train_dataloader.sampler.type is {_written(sampler["type"])!r}, '
@@ -216,8 +198,8 @@ def prune_loop(train_cfg: Mapping[str, Any], scope: str) -> dict[str, Any]:
     default = 'EpochBasedTrainLoop' if by_epoch else 'IterBasedTrainLoop'
     loop = {'type': default, **train_cfg}
     name = type_name(loop).removeprefix('InfoBatch')
-    kind = _find_class(LOOPS, loop, scope)
-    is_known = kind and (_is_of('mmengine', kind) or _is_of(PACKAGE, kind))
+    kind = find_class(LOOPS, loop, scope)
+    is_known = kind and (is_of('mmengine', kind) or is_of(PACKAGE, kind))
     if not is_known or name not in STOCK_LOOPS:
         raise ValueError(
             f'train_cfg.type is {_written(loop["type"])!r}, and pruning works '
@@ -226,31 +208,6 @@ def prune_loop(train_cfg: Mapping[str, Any], scope: str) -> dict[str, Any]:
             'InfoBatchIterBasedTrainLoop and use the explicit components'
         )
     return {**train_cfg, 'type': f'{PACKAGE}.InfoBatch{name}'}
-
-
-def type_name(config: Mapping[str, Any]) -> str:
-    """Return the name of a config's type, without scope or module."""
-    kind = config['type']
-    name = kind if isinstance(kind, str) else kind.__name__
-    return name.rpartition('.')[2]
-
-
-def _find_class(
-    registry: Registry, config: Mapping[str, Any], scope: str
-) -> type | None:
-    """Return the class that a config's type names, if there is one.
-
-    Args:
-        registry (Registry): The one at the root.
-        config (dict): What would be built.
-        scope (str): The scope in which it would be built.
-    """
-    kind = config['type']
-    if isinstance(kind, str):
-        scope = config.get('_scope_') or scope
-        with registry.switch_scope_and_registry(scope) as scoped:
-            kind = scoped.get(kind)
-    return kind if isinstance(kind, type) else None
 
 
 def _is_ours(
@@ -265,12 +222,8 @@ def _is_ours(
     """
     if type_name(config) not in names:
         return False
-    kind = _find_class(registry, config, scope)
-    return kind is None or _is_of(PACKAGE, kind)
-
-
-def _is_of(package: str, kind: type) -> bool:
-    return kind.__module__.partition('.')[0] == package
+    kind = find_class(registry, config, scope)
+    return kind is None or is_of(PACKAGE, kind)
 
 
 def _is_classifier(model: Mapping[str, Any], scope: str) -> bool:
@@ -278,9 +231,9 @@ def _is_classifier(model: Mapping[str, Any], scope: str) -> bool:
 
     Where there is no class of its name, the scope decides.
     """
-    kind = _find_class(MODELS, model, scope)
+    kind = find_class(MODELS, model, scope)
     if kind is not None:
-        return any(_is_of(CLS_PACKAGE, base) for base in kind.__mro__)
+        return any(is_of(CLS_PACKAGE, base) for base in kind.__mro__)
     prefix, has_prefix, _ = model['type'].partition('.')
     scope = model.get('_scope_') or scope
     return (prefix if has_prefix else scope) == CLS_PACKAGE
@@ -292,12 +245,6 @@ def _with_import(custom_imports: Any) -> dict[str, Any]:
     if PACKAGE not in imports:
         imports.append(PACKAGE)
     return {**(custom_imports or {}), 'imports': imports}
-
-
-def imported_modules(custom_imports: Any) -> list[str]:
-    """Return the modules that a config's custom_imports name."""
-    imports = (custom_imports or {}).get('imports') or []
-    return [imports] if isinstance(imports, str) else list(imports)
 
 
 def _weight_heads(model: MutableMapping[str, Any], scope: str) -> None:

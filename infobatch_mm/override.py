@@ -25,13 +25,13 @@ from torch import nn
 
 from .config import (
     check_options,
-    imported_modules,
     prune_dataloader,
     prune_loop,
 )
 from .heads import attach, outermost_heads
 from .hook import InfoBatchHook
 from .host.stock_loops import rewrite_train_cfg
+from .host.types import imported_modules
 from .loops import InfoBatchEpochBasedTrainLoop, InfoBatchIterBasedTrainLoop
 
 

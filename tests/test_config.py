@@ -16,7 +16,7 @@ from mmseg.registry import MODELS, TRANSFORMS, VISUALIZERS
 import infobatch_mm
 from infobatch_mm import QuantilePolicy, enable
 from infobatch_mm.binding import find_heads
-from infobatch_mm.config import nested_options
+from infobatch_mm.commands.running import nested_options
 from infobatch_mm.host.packages import alias_config_bases
 
 STOCK = {

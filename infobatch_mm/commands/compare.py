@@ -23,7 +23,6 @@ from ..compare.stock import (
     keep_one_checkpoint,
     unpruned,
 )
-from ..config import nested_options
 from ..host.packages import require
 from . import running, train
 from .ending import in_one_line, is_ours
@@ -193,7 +192,7 @@ def load_config(args: argparse.Namespace) -> tuple[Config, dict[str, Any]]:
     check_trains(cfg)
     cfg, options = unpruned(cfg)
     keep_one_checkpoint(cfg, args.length)
-    return cfg, options | nested_options(args.infobatch_options)
+    return cfg, options | running.nested_options(args.infobatch_options)
 
 
 @contextmanager

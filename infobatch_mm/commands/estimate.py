@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .. import estimate
-from ..config import enable, hook_settings, nested_options
+from ..config import enable, hook_settings
 from ..estimate import Budget, Case, Row
 from ..hook import InfoBatchHook
 from ..pacing import PACINGS, SMALLER_BATCHES, Dealing
@@ -88,7 +88,7 @@ def load_config(args: argparse.Namespace) -> Config:
     cfg = running.read_config(args.config, args.cfg_options)
     if running.is_mmpretrain(cfg):
         running.set_dataloader_defaults(cfg, args)
-    return enable(cfg, **nested_options(args.infobatch_options))
+    return enable(cfg, **running.nested_options(args.infobatch_options))
 
 
 def count_samples(cfg: Config) -> int:

@@ -77,6 +77,25 @@ def add_cfg_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def nested_options(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Nest the KEY=VALUE settings of a command line by their dots.
+
+    Example:
+        >>> nested_options({'policy.prune_ratio': 0.7, 'delta': 0.9})
+        {'policy': {'prune_ratio': 0.7}, 'delta': 0.9}
+    """
+    for name, value in settings.items():
+        inner = [each for each in settings if each.startswith(f'{name}.')]
+        if inner:
+            raise ValueError(
+                f'{name}={value} is given beside {", ".join(inner)}. What it '
+                f'is goes to {name}.type'
+            )
+    nested = Config()
+    nested.merge_from_dict(dict(settings))
+    return nested.to_dict()
+
+
 def positive(text: str) -> int:
     """Return a number of at least 1."""
     number = int(text)

@@ -11,7 +11,7 @@ import mmengine
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 
-from ..config import type_name
+from ..host.types import type_name
 from . import running
 
 # Flags that only mmpretrain's tool has, and what does the same elsewhere.

@@ -11,9 +11,10 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 
 from .. import override  # noqa: F401 # so that train_cfg.infobatch is heeded
-from ..config import enable, nested_options, type_name
+from ..config import enable
 from ..hook import InfoBatchHook
 from ..host.running import is_resuming
+from ..host.types import type_name
 from ..pruned_run import STATE_KEY
 from . import running
 from .ending import in_one_line, is_ours
@@ -219,7 +220,7 @@ def load_config(args: argparse.Namespace) -> Config:
     if running.is_mmpretrain(cfg):
         apply_mmpretrain_flags(cfg, args)
     if args.infobatch or args.infobatch_options:
-        cfg = enable(cfg, **nested_options(args.infobatch_options))
+        cfg = enable(cfg, **running.nested_options(args.infobatch_options))
     return cfg
 
 

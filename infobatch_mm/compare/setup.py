@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from mmengine.config import Config
 
-from ..config import imported_modules, type_name
 from ..host.packages import alias_config_bases
+from ..host.types import imported_modules, type_name
 
 # The paper's settings, as the text of a config spells them out.
 PAPER_SETTINGS = (

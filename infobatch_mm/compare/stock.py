@@ -13,9 +13,8 @@ from ..config import (
     PACKAGE,
     SEG_HEADS,
     check_options,
-    imported_modules,
-    type_name,
 )
+from ..host.types import imported_modules, type_name
 from .setup import is_epoch_based
 
 OVERRIDE = f'{PACKAGE}.override'

@@ -11,7 +11,7 @@ import numpy as np
 from mmengine.config import Config
 
 from ..compare.stock import is_higher_better
-from ..config import type_name
+from ..host.types import type_name
 from ..records import METRICS, NO_METRICS, Line
 from . import runs as of_run
 from .runs import SCALAR, ClassTable

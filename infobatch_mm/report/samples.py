@@ -17,8 +17,8 @@ from mmengine.utils import import_modules_from_strings
 from torch import Tensor
 
 from .. import records
-from ..config import type_name
 from ..datasets.identity import fingerprint, path_number, roots_of
+from ..host.types import type_name
 from ..pruned_run import STATE_KEY
 from . import runs
 
