@@ -177,6 +177,7 @@ def test_amp_refuses_in_one_line(
         ('policy.prune_ratio=70%', "prune_ratio must be .* '70%'"),
         ('delta=2', 'delta must be in .* got 2'),
         ('rounds=3', 'rounds=3 is not an option of InfoBatch; known: policy'),
+        ('delta', "--infobatch-options: 'delta' is not KEY=VALUE"),
     ],
 )
 def test_a_wrong_option_is_refused_in_one_line(
@@ -192,6 +193,14 @@ def test_a_wrong_option_is_refused_in_one_line(
 def test_a_checkpoint_to_resume_from_is_named(config):
     cfg = load_train(config, '--resume', 'some.pth')
     assert (cfg.resume, cfg.load_from) == (True, 'some.pth')
+
+
+def test_a_checkpoint_that_is_not_there_is_named(config, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        train.main([str(config), '--resume', 'some.pth'])
+    assert stopped.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith('--resume some.pth: there is no such file')
 
 
 def test_a_config_in_the_place_of_a_checkpoint_is_named(config, capsys):

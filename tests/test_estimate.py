@@ -3,7 +3,9 @@
 import csv
 import io
 import json
+import os
 import re
+import sys
 
 import light
 import numpy as np
@@ -392,6 +394,14 @@ def test_the_table_is_what_the_run_knew(run, capsys):
         *(f'digits/val/{i:05d}' for i in range(12)),
         *(f'digits/train/{i:05d}' for i in range(6)),
     }
+
+
+def test_a_reader_that_has_enough_may_close_the_table(run, monkeypatch):
+    ours, theirs = os.pipe()
+    os.close(ours)
+    with os.fdopen(theirs, 'w') as output:
+        monkeypatch.setattr(sys, 'stdout', output)
+        rank.main([str(run[0])], prog='infobatch rank')
 
 
 def test_the_easiest_first_as_json_lines_in_a_file(run, tmp_path, capsys):

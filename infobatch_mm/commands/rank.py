@@ -1,6 +1,7 @@
 """The command line of the table of a run's training samples."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -79,7 +80,11 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     table = samples.rows(found, order[: args.top])
     write = samples.write_csv if args.format == 'csv' else samples.write_jsonl
     if args.out is None:
-        write(table, sys.stdout)
+        try:
+            write(table, sys.stdout)
+            sys.stdout.flush()
+        except BrokenPipeError:  # its reader, such as head, has enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return
     with args.out.open('w', encoding='utf-8', newline='') as file:
         write(table, file)

@@ -23,6 +23,24 @@ from .ending import in_one_line, is_ours
 DATALOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 
+class KeyValues(DictAction):
+    """Settings as KEY=VALUE; what has no value is refused in one line."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        """Put the settings into the namespace as a dict."""
+        for each in values:
+            if '=' not in each:
+                text = f'{option_string}: {each!r} is not KEY=VALUE'
+                parser.exit(2, f'{parser.prog}: error: {text}\n')
+        super().__call__(parser, namespace, values, option_string)
+
+
 def add_config(parser: argparse.ArgumentParser) -> None:
     """Declare the config, which comes first."""
     parser.add_argument(
@@ -70,7 +88,7 @@ def add_cfg_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=KeyValues,
         metavar='KEY=VALUE',
         help='settings that replace those of the config; lists and tuples '
         'are quoted and hold no white space, as in key="[(a,b),(c,d)]"',

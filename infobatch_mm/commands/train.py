@@ -3,9 +3,10 @@
 import argparse
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
@@ -81,7 +82,7 @@ def add_infobatch_options(
     parser.add_argument(
         '--infobatch-options',
         nargs='+',
-        action=DictAction,
+        action=running.KeyValues,
         default={},
         metavar='KEY=VALUE',
         help='options of InfoBatchHook, as in policy.type=QuantilePolicy '
@@ -174,6 +175,17 @@ def set_resume(cfg: Config, resume: str | None) -> None:
         cfg.load_from = None
 
 
+def check_resume(resume: str | None) -> None:
+    """Raise a ValueError for a checkpoint that is not there.
+
+    Those that a file client gets, as in ``s3://``, are left to it.
+    """
+    if resume in (None, 'auto') or '://' in str(resume):
+        return
+    if not Path(str(resume)).exists():
+        raise ValueError(f'--resume {resume}: there is no such file')
+
+
 def apply_mmpretrain_flags(cfg: Config, args: argparse.Namespace) -> None:
     """Do to a config of mmpretrain what its own tool does, in place."""
     if args.no_validate:
@@ -226,6 +238,8 @@ def load_config(args: argparse.Namespace) -> Config:
 
 def run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Train as the command line says."""
+    with in_one_line(parser):
+        check_resume(args.resume)
     runner = running.start(parser, args, load_config)
     if is_resuming(runner) and not args.resume_unpruned:
         runner.register_hook(RefusePrunedCheckpoint())
