@@ -180,9 +180,9 @@ def check_resume(resume: str | None) -> None:
 
     Those that a file client gets, as in ``s3://``, are left to it.
     """
-    if resume in (None, 'auto') or '://' in str(resume):
+    if resume is None or resume == 'auto' or '://' in resume:
         return
-    if not Path(str(resume)).exists():
+    if not Path(resume).exists():
         raise ValueError(f'--resume {resume}: there is no such file')
 
 

@@ -107,9 +107,8 @@ class PruningPolicy(ABC):
         Returns:
             Plan: Each sample is in it at most once. A sample of a stratum
             of n of which m are kept is in it with probability m / n, and
-            then has the weight n / m. With ``keep`` it has that share of
-            the N samples, rounded as above, unless too many have no
-            score.
+            then has the weight n / m. With ``keep`` it has that share of the
+            N samples, rounded as above, unless too many have no score.
         """
         if scores.dim() != 1 or len(scores) == 0:
             raise ValueError(
