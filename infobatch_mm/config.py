@@ -49,8 +49,8 @@ def enable(cfg: Config, **options: Any) -> Config:
     Args:
         cfg (Config): Any config that trains; it is not changed.
         **options: Arguments of :class:`InfoBatchHook`, such as ``policy``.
-            They come before those in ``train_cfg.infobatch``, if any. A
-            policy without a type is an ``InfoBatchPolicy``.
+            They come before those of the config; a policy without a type
+            is of the type of its own, else an ``InfoBatchPolicy``.
 
     Raises:
         TypeError: If it is not a Config.
@@ -67,7 +67,6 @@ def enable(cfg: Config, **options: Any) -> Config:
             'a file with Config.fromfile(path), make one of a dict with '
             'Config(dict)'
         )
-    options = check_options(_with_present_type(cfg, options))
     for name in ('model', 'train_dataloader', 'train_cfg'):
         if cfg.get(name) is None:
             raise ValueError(
@@ -76,7 +75,9 @@ def enable(cfg: Config, **options: Any) -> Config:
             )
     cfg = deepcopy(cfg)
     scope = cfg.get('default_scope') or 'mmengine'
-    options = check_options(cfg.train_cfg.pop('infobatch', {})) | options
+    present = [_settings(hook) for hook in _hooks_of(cfg)]
+    asked = cfg.train_cfg.pop('infobatch', {})
+    options = combine_options(*present, asked, options)
     cfg.custom_imports = _with_import(cfg.get('custom_imports'))
     cfg.train_dataloader = prune_dataloader(cfg.train_dataloader, scope)
     cfg.train_cfg = prune_loop(cfg.train_cfg, scope)
@@ -117,6 +118,25 @@ def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
         options['policy'] = {**policy, 'type': _written(policy['type'])}
     # Building the hook looks at every value, and does nothing else.
     InfoBatchHook(**options)
+    return options
+
+
+def combine_options(*given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options of several places, where the later replace the earlier.
+
+    A policy replaces the one before as a whole. Without a type it is of the
+    type of that one.
+
+    Raises:
+        ValueError: See :func:`check_options`.
+    """
+    options: dict[str, Any] = {}
+    for each in given:
+        policy = each.get('policy') if isinstance(each, Mapping) else None
+        before = options.get('policy')
+        if isinstance(policy, Mapping) and isinstance(before, Mapping):
+            each = {**each, 'policy': {'type': before['type'], **policy}}
+        options |= check_options(each)
     return options
 
 
@@ -271,31 +291,12 @@ def _weighted(head: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
 
 def _add_hook(cfg: Config, options: Mapping[str, Any]) -> None:
     """Put the hook into custom_hooks, or the options into one that is."""
-    present = _hooks_of(cfg)
+    if not (present := _hooks_of(cfg)):
+        present = [ConfigDict(type=f'{PACKAGE}.{HOOKS[0]}')]
+        cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), *present]
     for hook in present:
         for name, value in options.items():
             hook[name] = value  # update() would mix two policies
-        check_options(_settings(hook))
-    if not present:
-        hook = dict(type=f'{PACKAGE}.{HOOKS[0]}', **options)
-        cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), hook]
-
-
-def _with_present_type(
-    cfg: Config, options: Mapping[str, Any]
-) -> Mapping[str, Any]:
-    """Return options of which a policy without a type has that of the config.
-
-    Args:
-        cfg (Config): The config, which may have a hook.
-        options (dict): What is asked for beside it.
-    """
-    policy, hooks = options.get('policy'), _hooks_of(cfg)
-    if not hooks or not isinstance(policy, Mapping) or 'type' in policy:
-        return options
-    present = hooks[0].get('policy') or {}
-    kind = {k: v for k, v in present.items() if k == 'type'}
-    return {**options, 'policy': {**kind, **policy}}
 
 
 def hook_settings(cfg: Config) -> dict[str, Any]:

@@ -1486,9 +1486,10 @@ def test_the_first_metric_of_a_validation(desk):
 
 
 def test_a_pruned_config_gives_the_options_of_infobatch(desk, tmp_path):
-    cfg = enable(Config.fromfile(DIGITS.config), delta=0.7)
+    quantiles = dict(type='QuantilePolicy')
+    cfg = enable(Config.fromfile(DIGITS.config), delta=0.7, policy=quantiles)
     cfg.dump(tmp_path / 'pruned.py')
-    options = '--infobatch-options', 'score_momentum=0.5'
+    options = '--infobatch-options', 'score_momentum=0.5', 'policy.keep=0.6'
     argv = '--arms', 'full', '--seeds', 1, *options
     desk.give(*argv, config=tmp_path / 'pruned.py')
     hooks = {
@@ -1503,6 +1504,7 @@ def test_a_pruned_config_gives_the_options_of_infobatch(desk, tmp_path):
         pacing=None,
         score=None,
         delta=0.7,
+        policy=dict(type='QuantilePolicy', keep=0.6),
         score_momentum=0.5,
     )
 
@@ -1548,6 +1550,11 @@ def test_it_asks_before_it_begins(desk, monkeypatch, answer):
 def test_what_cannot_be_compared_is_refused(desk, argv, said):
     assert said in desk.give(*argv, status=2)
     assert desk.starts() == []
+
+
+def test_a_wrong_option_leaves_no_folder(desk):
+    desk.give('--infobatch-options', 'delta=2', status=2)
+    assert not (desk.folder / 'work').exists()
 
 
 def test_one_number_is_how_many_seeds_there_are():

@@ -400,6 +400,26 @@ def test_a_policy_replaces_the_one_that_is_there(tmp_path, given, found):
     assert policy == (found or given)
 
 
+@pytest.mark.parametrize('given, found', POLICIES_GIVEN)
+def test_a_policy_replaces_that_of_train_cfg(tmp_path, given, found):
+    cfg = toys.config(tmp_path, pruned=False)
+    cfg.train_cfg.infobatch = dict(
+        policy=dict(type='QuantilePolicy', prune_ratios=(0.5, 0.2))
+    )
+    policy = enable(cfg, policy=given).custom_hooks[0].policy
+    assert policy == (found or given)
+
+
+def test_settings_of_a_policy_are_those_of_its_type(tmp_path):
+    """They are looked at as such, and not as those of the default."""
+    before = dict(type='QuantilePolicy')
+    cfg = enable(toys.config(tmp_path, pruned=False), policy=before)
+    policy = enable(cfg, policy=dict(quantiles=(0.2, 1.0)))
+    assert policy.custom_hooks[0].policy == dict(
+        type='QuantilePolicy', quantiles=(0.2, 1.0)
+    )
+
+
 def test_a_policy_and_its_settings_beside_it_are_an_error():
     given = {'policy': 'RandomPolicy', 'policy.keep': 0.4}
     with pytest.raises(ValueError, match=r'goes to policy\.type'):

@@ -23,6 +23,7 @@ from ..compare.stock import (
     keep_one_checkpoint,
     unpruned,
 )
+from ..config import combine_options
 from ..host.packages import require
 from . import running, train
 from .ending import in_one_line, is_ours
@@ -192,7 +193,8 @@ def load_config(args: argparse.Namespace) -> tuple[Config, dict[str, Any]]:
     check_trains(cfg)
     cfg, options = unpruned(cfg)
     keep_one_checkpoint(cfg, args.length)
-    return cfg, options | running.nested_options(args.infobatch_options)
+    given = running.nested_options(args.infobatch_options)
+    return cfg, combine_options(options, given)
 
 
 @contextmanager

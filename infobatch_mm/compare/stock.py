@@ -12,7 +12,7 @@ from ..config import (
     HOOKS,
     PACKAGE,
     SEG_HEADS,
-    check_options,
+    combine_options,
 )
 from ..host.types import imported_modules, type_name
 from .setup import is_epoch_based
@@ -58,14 +58,16 @@ def unpruned(cfg: Config) -> tuple[Config, dict[str, Any]]:
         ValueError: If something that prunes would be left.
     """
     cfg = deepcopy(cfg)
-    options = _take_hooks(cfg) | dict(cfg.train_cfg.pop('infobatch', {}))
+    options = combine_options(
+        _take_hooks(cfg), cfg.train_cfg.pop('infobatch', {})
+    )
     _unwrap_loop(cfg.train_cfg)
     _unwrap_data(cfg)
     for name in {*CLS_HEADS, *SEG_HEADS} & cfg.model.keys():
         cfg.model[name] = _unwrap_head(cfg.model[name])
     _take_imports(cfg)
     _check_nothing_left(cfg)
-    return cfg, check_options(options)
+    return cfg, options
 
 
 def _take_hooks(cfg: Config) -> dict[str, Any]:
