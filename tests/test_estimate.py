@@ -225,7 +225,7 @@ def test_policies_stand_beside_each_other(stock, capsys):
         'QuantilePolicy',
         'RandomPolicy',
     ]
-    assert [row[1] for row in rows[1:]] == ['50%', '60%', '70%', 'any', 'any']
+    assert [row[1] for row in rows[1:]] == ['50%', '70%', '90%', 'any', 'any']
     # Rounds 1 to 6 of 8 keep 12 of 24 samples, in three steps instead of six.
     assert rows[5][2:] == ['8', '6', '30', '120', '37.5%']
     assert 'Validation: every 2 epochs' in text

@@ -22,7 +22,7 @@ from ..report.samples import build_dataset
 from . import pilot, running, train
 from .ending import in_one_line, is_ours
 
-SHARES = (0.5, 0.6, 0.7)  # of the samples, below the mean
+SHARES = (0.5, 0.7, 0.9)  # of the samples, below the mean
 # Shown beside each other if no policy is asked for.
 POLICIES: tuple[dict[str, Any], ...] = (
     dict(type='InfoBatchPolicy'),
@@ -36,7 +36,7 @@ iterations are those that a run will have (unless scores are tied, or missing:
 in a run by iterations, the remainder of the first pass that makes no whole
 batch has no score in the second round, and is kept). InfoBatchPolicy without
 keep prunes below the mean, and which share of the samples that is shows only
-in training: there is a line for each of 50, 60 and 70 %, and with --pilot one
+in training: there is a line for each of 50, 70 and 90 %, and with --pilot one
 for the scores of your data after so many rounds, which may change later. There
 is a table for each pacing, unless --infobatch-options asks for one. With
 smaller_batches a run has the iterations of the stock run, with fewer samples
