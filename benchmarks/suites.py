@@ -332,8 +332,8 @@ TUNED = {
 ARMS = CORE | AT_COSTS | TUNED | EXPLORATORY
 
 
-# What costs as much as `infobatch`: on short schedules the first round, which is
-# full, is more of the samples, and on long ones more of them lie below the mean.
+# What costs as much as `infobatch`: on short schedules the first round, which
+# is full, is more of the samples; on long ones more lie below the mean.
 KEEPS = {
     'cifar10-finetune-tuned': 0.682,
     'cifar10-tuned-float32': 0.711,

@@ -67,17 +67,17 @@ def enable(cfg: Config, **options: Any) -> Config:
             'a file with Config.fromfile(path), make one of a dict with '
             'Config(dict)'
         )
+    cfg = deepcopy(cfg)
+    scope = cfg.get('default_scope') or 'mmengine'
+    present = [_settings(hook) for hook in _hooks_of(cfg)]
+    asked = (cfg.get('train_cfg') or {}).pop('infobatch', {})
+    options = combine_options(*present, asked, options)
     for name in ('model', 'train_dataloader', 'train_cfg'):
         if cfg.get(name) is None:
             raise ValueError(
                 f'the config has no {name}, so it does not train and cannot '
                 'be pruned'
             )
-    cfg = deepcopy(cfg)
-    scope = cfg.get('default_scope') or 'mmengine'
-    present = [_settings(hook) for hook in _hooks_of(cfg)]
-    asked = cfg.train_cfg.pop('infobatch', {})
-    options = combine_options(*present, asked, options)
     cfg.custom_imports = _with_import(cfg.get('custom_imports'))
     cfg.train_dataloader = prune_dataloader(cfg.train_dataloader, scope)
     cfg.train_cfg = prune_loop(cfg.train_cfg, scope)
@@ -273,7 +273,9 @@ def _weight_heads(model: MutableMapping[str, Any], scope: str) -> None:
     if not found:
         raise ValueError(
             f'the model ({type_name(model)}) has none of the heads that can '
-            f'be weighted: {", ".join(kinds)}'
+            f'be weighted: {", ".join(kinds)}. The override weights others '
+            'where it can, once the model is built: set '
+            f'default_hooks.infobatch.type={PACKAGE}.override.PruneHook'
         )
     for name in found:
         heads, kind = model[name], kinds[name]

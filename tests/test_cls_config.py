@@ -121,7 +121,7 @@ def test_a_head_of_another_package_is_an_error(tmp_path):
 def test_a_classifier_without_a_head_is_an_error(tmp_path):
     cfg = cls_toys.config(tmp_path, pruned=False)
     cfg.model = dict(type='TimmClassifier', model_name='resnet18')
-    message = r'\(TimmClassifier\) has none of the heads .*: head$'
+    message = r'\(TimmClassifier\) has none of the heads .*: head\. .*Hook$'
     with pytest.raises(ValueError, match=message):
         enable(cfg)
 

@@ -178,6 +178,10 @@ def test_amp_refuses_in_one_line(
         ('delta=2', 'delta must be in .* got 2'),
         ('rounds=3', 'rounds=3 is not an option of InfoBatch; known: policy'),
         ('delta', "--infobatch-options: 'delta' is not KEY=VALUE"),
+        (
+            "policy=dict(type='InfoBatchPolicy',prune_ratio=0.5)",
+            r'one by one, as in policy\.type=NAME policy\.SETTING=VALUE',
+        ),
     ],
 )
 def test_a_wrong_option_is_refused_in_one_line(

@@ -22,7 +22,7 @@ import torch
 import toys
 from mmengine.config import Config
 from mmengine.logging import MessageHub
-from mmengine.registry import HOOKS
+from mmengine.registry import HOOKS, PARAM_SCHEDULERS
 from mmengine.runner import Runner
 from scipy import stats
 
@@ -185,7 +185,7 @@ SCHEDULES = dict(
         dict(begin=0, end=1),
     ),
     after=(dict(type='CosineAnnealingLR', begin=1, T_max=11, end=12),
-           dict(begin=1, T_max=3, end=3)),
+           dict(begin=1, T_max=2, end=3)),
     short=(dict(type='PolyLR', begin=5, end=6), dict(begin=1, end=2)),
     steps=(dict(type='StepLR', step_size=1), dict(step_size=1)),
     cycle=(dict(type='OneCycleLR', total_steps=40), dict(total_steps=10)),
@@ -205,6 +205,79 @@ def test_schedulers_are_stretched_but_not_away(scheduler, expected):
     assert {key: found[key] for key in expected} == expected
 
 
+def rates(cfg):
+    """Return the learning rates of a run by epochs, one for each."""
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    schedulers = [
+        PARAM_SCHEDULERS.build({**each, 'optimizer': optimizer})
+        for each in cfg.param_scheduler
+    ]
+    found = []
+    for _ in range(cfg.train_cfg.max_epochs):
+        found.append(optimizer.param_groups[0]['lr'])
+        optimizer.step()
+        for scheduler in schedulers:
+            scheduler.step()
+    return found
+
+
+@pytest.mark.parametrize('share', [0.65, 0.7, 0.74, 0.76, 0.8])
+@pytest.mark.parametrize(
+    'scheduler',
+    [
+        dict(type='StepLR', step_size=1, gamma=0.98),
+        dict(type='StepLR', step_size=2, gamma=0.95),
+        dict(type='ExponentialLR', gamma=0.98),
+    ],
+)
+def test_a_rate_that_decays_by_a_factor_ends_where_it_did(scheduler, share):
+    train = dict(max_epochs=120, val_interval=1)
+    cfg = Config(dict(train_cfg=train, param_scheduler=[scheduler]))
+    before = rates(cfg)
+    stretch(cfg, share)
+    after = rates(cfg)
+    for place in 0.5, 1.0:
+        full, short = (
+            math.log(x[int(place * len(x)) - 1]) for x in (before, after)
+        )
+        assert short == pytest.approx(full, rel=0.05)
+
+
+def test_the_default_factor_of_a_decay():
+    train = dict(max_epochs=10, val_interval=1)
+    steps = [dict(type='StepLR', step_size=5), dict(type='ExponentialLR')]
+    cfg = Config(dict(train_cfg=train, param_scheduler=steps))
+    stretch(cfg, 0.5)
+    step, decay = cfg.param_scheduler
+    assert step == dict(type='StepLR', step_size=2, gamma=0.1 ** (2 / 2.5))
+    assert decay.gamma == pytest.approx(0.1**2)
+
+
+def test_edges_that_are_not_set():
+    train = dict(max_epochs=12, val_interval=1)
+    cosine = dict(type='CosineAnnealingLR', begin=0, end=12, T_max=None)
+    cfg = Config(dict(train_cfg=train, param_scheduler=[cosine]))
+    stretch(cfg, 0.5)
+    assert cfg.param_scheduler[0] == {**cosine, 'end': 6}
+
+
+def test_what_hooks_count_is_stretched():
+    train = dict(max_epochs=300, val_interval=10, dynamic_intervals=[(280, 1)])
+    switch = [dict(action_epoch=None), dict(action_epoch=280, loss=None)]
+    hooks = [
+        dict(type='EMAHook', begin_epoch=250),
+        dict(type='EMAHook', begin_iter=1000),
+        dict(type='SwitchRecipeHook', schedule=switch),
+    ]
+    cfg = Config(dict(train_cfg=train, custom_hooks=hooks))
+    stretch(cfg, 0.7, of_iters=1.0)
+    assert cfg.train_cfg.dynamic_intervals == [(196, 1)]
+    epochs, iters, recipe = cfg.custom_hooks
+    assert (epochs.begin_epoch, iters.begin_iter) == (175, 1000)
+    assert [each.action_epoch for each in recipe.schedule] == [None, 196]
+
+
 def test_metrics_that_are_no_numbers_are_left_out():
     hook = BenchmarkHook()
     hook.state = dict(
@@ -221,6 +294,25 @@ def test_metrics_that_are_no_numbers_are_left_out():
             top1=71.2346,
         )
     ]
+
+
+def test_an_evaluator_of_the_same_name_is_left_alone(stock, tmp_path):
+    stock.val_evaluator = dict(type='light.IoUMetric', own=1)
+    stock.dump(tmp_path / 'config.py')
+    found = stock_config(Setup(tmp_path / 'config.py', 'mIoU'))
+    assert found.val_evaluator == dict(type='light.IoUMetric', own=1)
+
+
+def test_passes_of_an_iterated_loader_have_a_smaller_last_batch(
+    stock, tmp_path
+):
+    stock.train_cfg.max_iters = 16
+    stock.train_dataloader.batch_size = 8
+    for sampler, samples in ('InfiniteSampler', 128), ('DefaultSampler', 80):
+        stock.train_dataloader.sampler.type = sampler
+        stock.dump(tmp_path / f'{sampler}.py')
+        setup = Setup(tmp_path / f'{sampler}.py', 'mIoU')
+        assert samples_budget(setup, 10) == samples
 
 
 # Arms
@@ -295,6 +387,23 @@ EPOCHS = Config(
 )
 
 
+def test_small_batches_in_iterations_by_a_scheduler_of_epochs():
+    """Which has more iterations an epoch, of as many samples."""
+    cfg = copy.deepcopy(EPOCHS)
+    cfg.train_cfg = dict(max_iters=2000, val_interval=100)
+    cfg.param_scheduler = [
+        dict(
+            type='MultiStepLR', milestones=[10, 15], convert_to_iter_based=True
+        )
+    ]
+    cfg = change(arms.small_batch(), cfg, Budget(0.5, 0.0))
+    assert (cfg.train_dataloader.batch_size, cfg.train_cfg.max_iters) == (
+        8,
+        2000,
+    )
+    assert cfg.param_scheduler[0].milestones == [5, 8]
+
+
 def test_small_batches_of_whole_epochs_have_the_steps_of_the_full_run():
     cfg = change(arms.small_batch(), copy.deepcopy(EPOCHS), Budget(0.73, 0.0))
     epochs, batch = cfg.train_cfg.max_epochs, cfg.train_dataloader.batch_size
@@ -304,6 +413,45 @@ def test_small_batches_of_whole_epochs_have_the_steps_of_the_full_run():
     warmup, rest = cfg.param_scheduler
     assert (warmup['end'], rest['end']) == (50, 15)
     assert cfg.train_dataloader.get('drop_last') is None
+
+
+@pytest.mark.parametrize('loop', ['max_epochs', 'max_iters'])
+def test_small_batches_of_slices_are_of_the_same_samples(loop):
+    loader = dict(
+        batch_size=10,
+        num_batch_per_epoch=50,
+        sampler=dict(type='InfiniteSampler'),
+    )
+    length = {'max_epochs': 20, 'max_iters': 1000}[loop]
+    cfg = Config(
+        {
+            **EPOCHS.to_dict(),
+            'train_cfg': {loop: length, 'val_interval': 1},
+            'train_dataloader': loader,
+        }
+    )
+    cfg = change(arms.small_batch(), cfg, Budget(0.7, 0.0, samples=1000))
+    loader = cfg.train_dataloader
+    assert loader.batch_size == 7
+    # mmengine takes the first so many samples.
+    assert loader.num_batch_per_epoch * 7 == pytest.approx(500, abs=4)
+    iters = cfg.train_cfg[loop]
+    if loop == 'max_epochs':
+        iters *= loader.num_batch_per_epoch
+    assert iters == pytest.approx(1000, rel=0.01)
+
+
+@pytest.mark.parametrize('batch, words', [(2, 'of batch_size 2'), (8, '')])
+def test_a_batch_that_is_too_small_to_round_is_told_of(stock, batch, words):
+    stock.train_dataloader.batch_size = batch
+    assert arms.caution('small-batch', stock).startswith(words)
+    assert bool(arms.caution('small-batch', stock)) == bool(words)
+    assert arms.caution('short', stock) == ''
+
+
+def test_early_stopping_is_told_of(stock):
+    stock.custom_hooks.append(dict(type='EarlyStoppingHook'))
+    assert 'EarlyStoppingHook' in arms.caution('short', stock)
 
 
 def test_a_last_batch_of_one_sample_is_dropped():
@@ -808,7 +956,46 @@ def test_a_cell_that_was_cut_off_goes_on(tmp_path):
     assert result['samples_seen'] == sum(r['kept'] for r in rounds)
 
 
+def test_a_fine_tuning_that_was_cut_off_goes_on(study, cells, tmp_path):
+    """With its own checkpoint, and not with the one that it began with."""
+
+    def change(cfg, budget, seed):
+        cfg.custom_hooks.append(dict(type='StopHook'))
+        cfg.custom_imports.imports.append('stop_hook')
+        return cfg
+
+    (tmp_path / 'stop_hook.py').write_text(STOP_HOOK)
+    pretrained = study.folder(study.cell('full', 0)) / 'last_checkpoint'
+    fine = small_study(tmp_path)
+    options = {**fine.setup.options, 'load_from': pretrained.read_text()}
+    options['train_cfg.max_iters'] = 32  # where the other had 40
+    setup = fine.setup._replace(options=options)
+    fine = replace(fine, setup=setup, arms=dict(full=Arm(change)))
+    cell = fine.cell('full', 4)
+    list(running.run_all(fine, [cell], jobs=1))
+    result = running.run(fine, cell, ALL_DATA)
+    assert (result['starts'], result['samples_seen']) == (2, 32 * 8)
+
+
 # Without training
+
+
+def test_a_checkpoint_of_another_config_is_not_gone_on_with(tmp_path, stock):
+    study = of_study(tmp_path)
+    folder = tmp_path / 'run'
+    assert processes.write_config(study, stock, folder)[1:] == (False, '')
+    (folder / 'last_checkpoint').write_text('iter_8.pth')
+    assert processes.write_config(study, stock, folder)[1:] == (
+        True,
+        'iter_8.pth',
+    )
+    for other in stock, replace(study, processes=2):
+        given = (study, other) if other is stock else (other, stock)
+        stock.optim_wrapper.optimizer.lr *= 2
+        (folder / 'last_checkpoint').write_text('iter_8.pth')
+        # It dies before its first checkpoint, and is started again.
+        assert processes.write_config(*given, folder)[1:] == (False, '')
+        assert processes.write_config(*given, folder)[1:] == (True, '')
 
 
 def test_an_arm_waits_for_what_it_needs(tmp_path):
@@ -1015,6 +1202,10 @@ def test_a_run_keeps_its_last_checkpoint():
     cfg = Config(dict())
     keep_one_checkpoint(cfg, 0.25)
     assert cfg.default_hooks.checkpoint == saves | dict(interval=1)
+    cfg = judged(by_epoch=False)
+    cfg.train_cfg = dict(max_iters=8000, val_interval=800)
+    keep_one_checkpoint(cfg, 0.25)
+    assert cfg.default_hooks.checkpoint.interval == 200
     cfg = judged(interval=-1, max_keep_ckpts=3)
     keep_one_checkpoint(cfg, 0.25)
     assert cfg.default_hooks.checkpoint.max_keep_ckpts == 3
@@ -1307,6 +1498,8 @@ if prunes:
     (work_dir / 'infobatch.jsonl').write_text(json.dumps(line) + chr(10))
 value = plan['values'][arm][int(seed)]
 last = dict(iter=iters, mIoU=value, mFscore=value)
+if arm in plan.get('others', {}):
+    last['aAcc'] = plan['others'][arm]
 state = dict(samples_seen=seen, train_seconds=seen, cpu_seconds=seen,
              validations=[last], iters=iters, dataset_size=100, world_size=1)
 (work_dir / 'benchmark.json').write_text(json.dumps(state))
@@ -1413,7 +1606,7 @@ def test_a_run_that_was_killed_goes_on_at_the_next_command(desk):
     assert '2 runs failed or wait for one that did' in err
     assert 'short 1' not in desk.starts()
     out = desk.give('--arms', 'full', 'short', '--seeds', 2)
-    assert desk.starts() == ['infobatch 1 --resume', 'short 1']
+    assert desk.starts() == ['infobatch 1 --resume iter_1.pth', 'short 1']
     assert 'better than short.' in out
 
 
@@ -1424,6 +1617,46 @@ def test_a_run_that_ended_by_itself_is_not_trained_again(desk):
     desk.starts()
     assert 'One seed: no verdict.' in desk.give('--arms', 'full', '--seeds', 1)
     assert desk.starts() == []
+
+
+def test_another_number_of_processes_is_refused(desk):
+    desk.give('--arms', 'full', '--seeds', 1)
+    argv = '--launcher', 'pytorch', '--gpus', 4, '--arms', 'full'
+    err = desk.give(*argv, '--seeds', 2, status=2)
+    assert 'was made by 1 processes, and now there are 4' in err
+
+
+def test_results_are_shown_by_the_metric_that_is_asked_for(desk):
+    """Also those that were made when it was another."""
+    desk.plan(
+        metrics=dict(mIoU=1.0, aAcc=2.0),
+        values=VALUES,
+        others={'infobatch': 81.0, 'full': 80.0},
+    )
+    argv = '--arms', 'full', '--seeds', 2
+    assert 'mIoU against all data: -0.05' in desk.give(*argv)
+    out = desk.give(*argv, '--metric', 'aAcc', '--higher-is-better')
+    assert 'aAcc against all data: +1.00' in out
+
+
+def test_cells_that_another_command_has_added_are_looked_at(desk, monkeypatch):
+    config = ['--cfg-options', 'optim_wrapper.optimizer.lr=0.3']
+    stock_cells = command.run_cells
+
+    def run_cells(*args):
+        monkeypatch.setattr(command, 'run_cells', stock_cells)
+        desk.give('--arms', 'full', '--seeds', 1, *config)
+        return 0
+
+    monkeypatch.setattr(command, 'run_cells', run_cells)
+    err = desk.give('--arms', 'full', '--seeds', 1, status=2)
+    assert 'was made by another config' in err
+
+
+def test_a_config_that_resumes_begins_anew(desk):
+    argv = '--cfg-options', 'resume=True', '--arms', 'full', '--seeds', 1
+    desk.give(*argv)
+    assert not Config.fromfile(desk.folder / 'work/full/0/cell.py').resume
 
 
 def test_another_config_in_the_folder_is_refused(desk):
@@ -1545,6 +1778,10 @@ def test_it_asks_before_it_begins(desk, monkeypatch, answer):
             ['--cfg-options', 'train_dataloader.batch_size=1'],
             'small-batch out',
         ),
+        (
+            ['--cfg-options', 'train_dataloader.batch_size=None'],
+            'train_dataloader.batch_size is not set',
+        ),
     ],
 )
 def test_what_cannot_be_compared_is_refused(desk, argv, said):
@@ -1557,6 +1794,31 @@ def test_a_wrong_option_leaves_no_folder(desk):
     assert not (desk.folder / 'work').exists()
 
 
+def test_another_command_does_not_change_what_a_comparison_trains(desk):
+    def load(*argv):
+        folder = ['--work-dir', str(desk.folder / 'work')]
+        argv = [str(DIGITS.config), *folder, *argv]
+        return command.load_study(command.build_parser().parse_args(argv))[0]
+
+    study = load()
+    before = stock_config(study.setup).to_dict()
+    load('--cfg-options', 'optim_wrapper.optimizer.lr=0.3')
+    assert stock_config(study.setup).to_dict() == before
+
+
+@pytest.mark.parametrize(
+    ('argv', 'folder'),
+    [
+        ([], 'work_dirs/digits-compare'),
+        (['--length', '0.25'], 'work_dirs/digits-compare-0.25'),
+        (['--length', '0.25', '--work-dir', 'here'], 'here'),
+    ],
+)
+def test_a_pilot_has_a_folder_of_its_own(argv, folder):
+    args = command.build_parser().parse_args([str(DIGITS.config), *argv])
+    assert command.work_dir_of(args) == Path(folder)
+
+
 def test_one_number_is_how_many_seeds_there_are():
     assert planning.seeds_of([3]) == [0, 1, 2]
     assert planning.seeds_of([7, 5, 7]) == [7, 5]
@@ -1566,7 +1828,7 @@ def test_the_commands_of_the_page_are_those_of_the_parser():
     text = (ROOT / 'docs/own_data.md').read_text()
     lines = [line.strip() for line in text.splitlines()]
     found = [line for line in lines if line.startswith('infobatch compare ')]
-    assert len(found) == 4
+    assert len(found) == 5
     for line in found:
         args = command.build_parser().parse_args(line.split()[2:])
         assert args.config in ('my_config.py', 'my_trial.py')

@@ -290,6 +290,16 @@ def test_a_pilot_by_iterations(tmp_path, capsys):
     assert 'Pilot: 3 rounds' in text
 
 
+@pytest.mark.parametrize('kept', [24, 25])
+def test_a_pilot_is_as_fast_as_its_full_batches(kept, monkeypatch):
+    """Of a loop by iterations a full round may leave a remainder out."""
+    rounds = [
+        dict(iter=0, seconds=60.0, total=25, kept=kept, drawn=25),
+        dict(iter=6, seconds=6.0, total=25, kept=12, drawn=12),
+    ]
+    assert pilot._pace(rounds, 12) == 10.0
+
+
 @pytest.mark.parametrize(
     'flags, words',
     [

@@ -255,13 +255,18 @@ def test_a_part_that_is_missing_is_named(tmp_path, change, error, words):
         (dict(delta=-0.1), r'delta.*-0\.1'),
         (dict(policy=dict(type='InfoBatchPolicy', prune_ratio=1)), 'prune_r'),
         (dict(policy=dict(type='NoSuchPolicy')), 'NoSuchPolicy.*known'),
-        (dict(policy=dict(prune_ratio=0.5)), 'type=None'),
+        (dict(policy=dict(type=None)), 'type=None'),
         (dict(policy=dict(type='InfoBatchPolicy', delta=0.5)), 'policy.delta'),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, words):
     with pytest.raises(ValueError, match=words):
         InfoBatchHook(**settings)
+
+
+def test_a_policy_without_a_type_is_the_paper_s():
+    policy = InfoBatchHook(policy=dict(prune_ratio=0.7)).policy
+    assert repr(policy) == 'InfoBatchPolicy(0.7 until 0.875)'
 
 
 @pytest.mark.parametrize('delta, pruned', [(0, 0), (1, 3)])

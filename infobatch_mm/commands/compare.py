@@ -14,11 +14,11 @@ from rich.console import Console
 
 from ..compare import planning, summary
 from ..compare.arms import core
-from ..compare.cells import Cell, Study, order
+from ..compare.cells import Cell, Study, check_same, order
 from ..compare.processes import probe, train_command
 from ..compare.running import missing, result_text, run_all
+from ..compare.setup import AUTO
 from ..compare.stock import (
-    AUTO,
     check_trains,
     keep_one_checkpoint,
     unpruned,
@@ -173,7 +173,9 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
         '--work-dir',
         type=Path,
         metavar='DIR',
-        help='where all is kept (default: work_dirs/CONFIG_NAME-compare)',
+        help='where all is kept, a folder for each config, length and choice '
+        'of options (default: work_dirs/CONFIG_NAME-compare, and of a pilot '
+        'work_dirs/CONFIG_NAME-compare-FACTOR)',
     )
     parser.add_argument(
         '--yes', action='store_true', help='do not ask before it begins'
@@ -193,6 +195,8 @@ def load_config(args: argparse.Namespace) -> tuple[Config, dict[str, Any]]:
     check_trains(cfg)
     cfg, options = unpruned(cfg)
     keep_one_checkpoint(cfg, args.length)
+    if cfg.get('resume'):
+        cfg.resume = False  # a run goes on from its own checkpoint, or anew
     given = running.nested_options(args.infobatch_options)
     return cfg, combine_options(options, given)
 
@@ -256,6 +260,13 @@ def prepare(
     return study, todo
 
 
+def work_dir_of(args: argparse.Namespace) -> Path:
+    """Return the folder that is asked for, or that of the config."""
+    pilot = f'-{args.length:g}' if args.length != 1 else ''
+    default = f'work_dirs/{Path(args.config).stem}-compare{pilot}'
+    return args.work_dir or Path(default)
+
+
 def load_study(args: argparse.Namespace) -> tuple[Study, list[Cell]]:
     """Read the config; return its study, and the cells that are asked for."""
     cfg, options = load_config(args)
@@ -263,7 +274,7 @@ def load_study(args: argparse.Namespace) -> tuple[Study, list[Cell]]:
     study = planning.study_of(
         cfg,
         options,
-        args.work_dir or Path(f'work_dirs/{Path(args.config).stem}-compare'),
+        work_dir_of(args),
         arms=arms,
         metric=args.metric,
         higher_is_better=args.higher_is_better,
@@ -288,7 +299,9 @@ def compare(args: argparse.Namespace, study: Study, cells: list[Cell]) -> int:
     if left:
         text = 'runs failed or wait for one that did; the same command tries'
         print(f'{left} {text} them again', file=sys.stderr)
-    results = summary.asked_for(study.finished(), cells)
+    finished = study.finished()
+    check_same(study, cells, finished)  # others may have trained here too
+    results = summary.asked_for(finished, cells)
     if summary.OURS in results:
         print(f'\n{summary.write(study, results, args.config)}', flush=True)
         print(summary.write_page(study.work_dir))

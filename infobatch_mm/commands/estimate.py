@@ -38,7 +38,7 @@ batch has no score in the second round, and is kept). InfoBatchPolicy without
 keep prunes below the mean, and which share of the samples that is shows only
 in training: there is a line for each of 50, 70 and 90 %, and with --pilot one
 for the scores of your data after so many rounds, which may change later. There
-is a table for each pacing, unless --infobatch-options asks for one. With
+is a table for each pacing, unless the config or an option asks for one. With
 smaller_batches a run has the iterations of the stock run, with fewer samples
 each; how much less time such a step takes depends on the device, so no hours
 are given. What pruning costs in accuracy, nothing here says.

@@ -9,6 +9,7 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from torch import Tensor
 
+from ..compare.cells import is_pruned
 from ..hook import InfoBatchHook
 from ..records import SCORE_EDGES, Line, read_rounds, score_histogram
 from . import running
@@ -24,7 +25,7 @@ class Pilot(NamedTuple):
 
     scores: Tensor  # of the samples that have one, float32
     rounds: list[Line]
-    seconds: float  # of an iteration
+    seconds: float  # of an iteration with a full batch
     iters: int
 
 
@@ -58,24 +59,36 @@ def fly(cfg: Config, rounds: int) -> Pilot:
         runner.register_hook(_StopAfter(hook, rounds), priority='LOWEST')
         runner.train()
         scores = hook.board.scores.cpu()
-        return Pilot(
-            scores[scores.isfinite()],
-            read_rounds(Path(folder)),
-            hook.times.train.read() / max(1, runner.iter),
-            runner.iter,
-        )
+        lines, iters = read_rounds(Path(folder)), runner.iter
+        scores = scores[scores.isfinite()]
+        return Pilot(scores, lines, _pace(lines, iters), iters)
+
+
+def _pace(rounds: list[Line], iters: int) -> float:
+    """Return the seconds of an iteration in rounds that use all data."""
+    paces = _paces(rounds, iters)
+    full = [p for p, r in zip(paces, rounds, strict=True) if not is_pruned(r)]
+    return sum(full) / len(full)
+
+
+def _paces(rounds: list[Line], iters: int) -> list[float]:
+    """Return the seconds of an iteration in each round."""
+    begins = [*(line['iter'] for line in rounds), iters]
+    return [
+        line['seconds'] / max(1, end - line['iter'])
+        for line, end in zip(rounds, begins[1:], strict=True)
+    ]
 
 
 def lines(found: Pilot) -> Iterator[str]:
     """Yield what the rounds of a pilot kept, and the scores they left."""
     yield (
         f'Pilot: {len(found.rounds)} rounds, {found.iters:,} iterations of '
-        f'{found.seconds:.3g} s in this process.'
+        f'{found.seconds:.3g} s with a full batch in this process.'
     )
-    begins = [*(line['iter'] for line in found.rounds), found.iters]
-    for line, end in zip(found.rounds, begins[1:], strict=True):
+    paces = _paces(found.rounds, found.iters)
+    for line, pace in zip(found.rounds, paces, strict=True):
         share = line['kept'] / line['total']
-        pace = line['seconds'] / max(1, end - line['iter'])
         yield (
             f'  round {line["round"]}: kept {share:.1%}, {pace:.3g} s an '
             'iteration'

@@ -24,7 +24,7 @@ DATALOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 
 class KeyValues(DictAction):
-    """Settings as KEY=VALUE; what has no value is refused in one line."""
+    """Settings as KEY=VALUE; what is none is refused in one line."""
 
     def __call__(
         self,
@@ -35,9 +35,16 @@ class KeyValues(DictAction):
     ) -> None:
         """Put the settings into the namespace as a dict."""
         for each in values:
-            if '=' not in each:
-                text = f'{option_string}: {each!r} is not KEY=VALUE'
-                parser.exit(2, f'{parser.prog}: error: {text}\n')
+            key, is_setting, value = each.partition('=')
+            if not is_setting:
+                text = f'{each!r} is not KEY=VALUE'
+            elif value.startswith('dict('):
+                text = f'{each!r}: give the settings of a dict one by one, '
+                text += f'as in {key}.type=NAME {key}.SETTING=VALUE'
+            else:
+                continue
+            text = f'{parser.prog}: error: {option_string}: {text}\n'
+            parser.exit(2, text)
         super().__call__(parser, namespace, values, option_string)
 
 

@@ -41,6 +41,8 @@ class Budget(NamedTuple):
 PAPER: dict[str, Any] = dict(pacing=FEWER_STEPS, score=IMAGE_MEAN)
 UNSET: dict[str, Any] = dict(pacing=None, score=None)
 NUM_BATCHES = 'num_batch_per_epoch'
+# Below it a quarter of a batch is far from a whole number of samples.
+_FINE_BATCH = 8
 ALL_DATA = Budget(share=1.0, prune_ratio=0.0)
 Change = Callable[[Config, Budget, int], Config]
 
@@ -176,8 +178,8 @@ def _small_batch(cfg: Config, budget: Budget, seed: int) -> Config:
             f'train_dataloader.batch_size is {full} and can be made no '
             'smaller; leave the arm small-batch out'
         )
-    whole_epochs = is_epoch_based(cfg) and not loader.get(NUM_BATCHES)
-    if whole_epochs:
+    by_epoch, batches = is_epoch_based(cfg), loader.get(NUM_BATCHES)
+    if by_epoch and not batches:
         if budget.samples:  # in its epochs no remainder is dropped
             dropped = samples_of_epoch(loader, budget.samples)
             loader.pop('drop_last', None)
@@ -187,12 +189,18 @@ def _small_batch(cfg: Config, budget: Budget, seed: int) -> Config:
         share = max(1, round(epochs * share)) / epochs
     loader.batch_size = max(1, round(full * share))
     shrunk = loader.batch_size / full
-    if whole_epochs:
+    if batches:  # an epoch, or a pass, is of the same first samples
+        loader[NUM_BATCHES] = round(batches / shrunk)
+    if not by_epoch:
+        stretch(cfg, share / shrunk, of_epochs=share)
+    elif batches:
+        more = loader[NUM_BATCHES] / batches
+        factor = share / shrunk / more
+        stretch(cfg, factor, of_iters=factor * more)
+    else:
         if budget.samples % loader.batch_size == 1:
             loader.drop_last = True  # batch norm cannot train on one sample
         stretch(cfg, share, of_iters=share / shrunk)
-    elif not is_epoch_based(cfg):
-        stretch(cfg, share / shrunk)
     scaling = cfg.get('auto_scale_lr') or {}
     if scaling.get('enable'):
         scaling['base_batch_size'] *= shrunk  # the learning rate stays
@@ -210,7 +218,8 @@ def small_batch() -> Arm:
     them, as for ``short``: with batches as much smaller, these have the
     iterations of the full run. What it counts in iterations, such as a
     warm-up, is left where it is in either case, but for the rounding. Epochs
-    of a number of batches (``num_batch_per_epoch``) are all kept. Where the
+    of a number of batches (``num_batch_per_epoch``) have more of them, so that
+    they are of the same samples. Where the
     full run drops the last batches of its epochs (``drop_last``), this one
     drops none but those of a single sample, and has fewer epochs for that.
     """
@@ -269,4 +278,16 @@ def caution(name: str, cfg: Config) -> str:
             'learning rate says, so this arm lengthens steps that pruning '
             'itself does not'
         )
+    batch = cfg.train_dataloader.batch_size
+    if name == 'small-batch' and batch < _FINE_BATCH:
+        return (
+            f'of batch_size {batch} the share that pruning sees is rounded to '
+            'whole samples, and its steps are fewer or more by as much'
+        )
+    stops = any(
+        type_name(hook) == 'EarlyStoppingHook'
+        for hook in cfg.get('custom_hooks') or []
+    )
+    if stops:
+        return 'EarlyStoppingHook ends runs early, at costs that differ'
     return ''

@@ -19,10 +19,12 @@ from mmengine.config import Config
 
 from ..records import read_json_lines
 from .arms import ALL_DATA, Arm, Budget
-from .setup import Setup, config_hash, stock_config
+from .setup import AUTO, Setup, config_hash, stock_config
 
 Result = dict[str, Any]
 Results = dict[str, dict[int, Result]]  # by arm and seed
+# Of a validation, what is no metric.
+NO_METRICS = {'iter', 'samples_seen', 'train_seconds', 'cpu_seconds'}
 
 
 class Cell(NamedTuple):
@@ -56,6 +58,7 @@ class Study:
             that is trained at a time; without any it is left alone.
         cwd (Path | None): Where its runs are started, as paths within the
             config may ask for; None is where this process is.
+        processes (int): Processes of each of its runs.
     """
 
     name: str
@@ -67,6 +70,7 @@ class Study:
     env: Mapping[str, str] = field(default_factory=dict)
     devices: Sequence[str] = ()
     cwd: Path | None = None
+    processes: int = 1
 
     def cell(self, arm: str, seed: int) -> Cell:
         """Return one of its cells."""
@@ -77,8 +81,17 @@ class Study:
         return self.work_dir / cell.arm / str(cell.seed)
 
     def finished(self) -> Results:
-        """Read the results of its finished cells."""
-        return read_results(self.results, self.name, self.arms)
+        """Read the results of its finished cells, by its metric.
+
+        Raises:
+            ValueError: If they were not validated by that.
+        """
+        results = read_results(self.results, self.name, self.arms)
+        metric = self.setup.metric
+        return {
+            arm: {seed: by_metric(run, metric) for seed, run in runs.items()}
+            for arm, runs in results.items()
+        }
 
     def needs(self, cell: Cell) -> Cell | None:
         """Return the cell that another takes its budget from, if any."""
@@ -97,6 +110,24 @@ def order(study: Study, cells: Iterable[Cell]) -> list[Cell]:
         each for cell in cells for each in (study.needs(cell), cell) if each
     )
     return sorted(wanted, key=lambda cell: cell.seed)
+
+
+def by_metric(result: Result, metric: str) -> Result:
+    """Return a result with the value of another metric than its own.
+
+    Raises:
+        ValueError: If its last validation has not measured it.
+    """
+    if metric in (AUTO, result['metric']):
+        return result
+    last = result['validations'][-1]
+    if metric not in last:
+        raise ValueError(
+            f'metric={metric!r} is not among what the run was validated by: '
+            f'{", ".join(last.keys() - NO_METRICS)}. Give one of them with '
+            '--metric; what is trained already is not trained again'
+        )
+    return {**result, 'metric': metric, 'value': last[metric]}
 
 
 def share_of(result: Result) -> float:
@@ -180,9 +211,17 @@ def check_same(study: Study, cells: Iterable[Cell], finished: Results) -> None:
         )
     stock = stock_config(study.setup)
     for cell in known_cells:
+        result = finished[cell.arm][cell.seed]
+        processes = result.get('world_size', 1)
+        if processes != study.processes:
+            raise ValueError(
+                f'{cell.name} in {study.results} was made by {processes} '
+                f'processes, and now there are {study.processes}: give as '
+                'many, or take another work directory'
+            )
         budget = budget_for(study, cell, finished)
         now = config_hash(config_of(study, cell, budget, stock))
-        known = finished[cell.arm][cell.seed]['config_hash']
+        known = result['config_hash']
         if known != now:
             raise ValueError(
                 f'{cell.name} in {study.results} was made by another config '

@@ -11,8 +11,8 @@ from mmengine.config import Config
 from .arms import Budget, caution, core
 from .cells import Cell, Study
 from .processes import devices, threads
-from .setup import Setup, is_epoch_based, stock_config
-from .stock import AUTO, is_higher_better, metric_of
+from .setup import AUTO, Setup, is_epoch_based, stock_config
+from .stock import is_higher_better, metric_of
 
 # What any pruned run may have cost, to see whether the arms can be made.
 SOME_BUDGET = Budget(share=0.7, prune_ratio=0.4)
@@ -71,10 +71,9 @@ def study_of(
     metric = metric or metric_of(cfg)
     if higher_is_better is None and metric != AUTO:
         higher_is_better = is_higher_better(cfg, metric)
-    folder.mkdir(parents=True, exist_ok=True)
-    cfg.dump(folder / 'stock.py')
     setup = Setup(
-        folder / 'stock.py',
+        # As a file would give it, with names in place of classes.
+        Config.fromstring(cfg.pretty_text, '.py'),
         metric,
         length=length,
         higher_is_better=higher_is_better is not False,
@@ -88,6 +87,7 @@ def study_of(
         train=train,
         env=threads(jobs),
         devices=devices(jobs, gpus),
+        processes=gpus,
     )
     stock = stock_config(setup)
     for name in arms:
@@ -111,7 +111,7 @@ def with_metric(
     setup = study.setup
     if setup.metric == AUTO:
         if higher_is_better is None:
-            cfg = Config.fromfile(setup.config)
+            cfg = stock_config(setup)
             higher_is_better = is_higher_better(cfg, metrics[0])
         setup = setup._replace(
             metric=metrics[0], higher_is_better=higher_is_better

@@ -100,14 +100,15 @@ def train(
         writes (str): The file that its end leaves there.
     """
     with _held(work_dir) as lock:
-        config_file, is_same, resume = write_config(cfg, work_dir)
+        config_file, is_same, last = write_config(study, cfg, work_dir)
         if is_same and (work_dir / writes).exists():
             return 0  # it ended after whoever had started it
         (work_dir / writes).unlink(missing_ok=True)
         command = [*study.train, str(config_file)]
         command += ['--work-dir', str(work_dir)]
-        command += ['--resume'] if resume else []
-        with (work_dir / 'run.log').open('a' if resume else 'w') as log:
+        # By its name, since a config's load_from would come before it.
+        command += ['--resume', last] if last else []
+        with (work_dir / 'run.log').open('a' if last else 'w') as log:
             place.process = subprocess.Popen(
                 command,
                 cwd=study.cwd,
@@ -148,21 +149,29 @@ def _held(work_dir: Path) -> Iterator[int]:
         yield file.fileno()
 
 
-def write_config(cfg: Config, work_dir: Path) -> tuple[Path, bool, bool]:
+def write_config(
+    study: Study, cfg: Config, work_dir: Path
+) -> tuple[Path, bool, str]:
     """Write the config of a run.
 
     Returns:
-        tuple[Path, bool, bool]: Its file, whether it is that of the run which
-        was there before, and whether that one can be resumed.
+        tuple[Path, bool, str]: Its file, whether it is that of the run which
+        was there before, and the checkpoint from which that one can be
+        resumed, if any.
     """
     work_dir.mkdir(parents=True, exist_ok=True)
     config_file, digest_file = work_dir / 'cell.py', work_dir / 'cell.digest'
+    last = work_dir / 'last_checkpoint'
     digest = config_hash(cfg)
+    if study.processes > 1:
+        digest += f' x {study.processes}'
     is_same = digest_file.exists() and digest_file.read_text() == digest
+    if not is_same:
+        last.unlink(missing_ok=True)  # before this run is taken for its own
     cfg.dump(config_file)
     digest_file.write_text(digest)
-    resume = is_same and (work_dir / 'last_checkpoint').exists()
-    return config_file, is_same, resume
+    found = last.read_text().strip() if last.exists() else ''
+    return config_file, is_same, found
 
 
 # A first run, which is cut short

@@ -20,6 +20,7 @@ from .cells import (
     Study,
     append_result,
     budget_for,
+    by_metric,
     check_same,
     config_of,
     is_in,
@@ -29,8 +30,6 @@ from .parts import COSTS_FILE
 from .processes import Place, failure_text, places_of, train
 from .setup import config_hash, samples_budget
 
-# Of a validation, what is no metric.
-NO_METRICS = {'iter', 'samples_seen', 'train_seconds', 'cpu_seconds'}
 # What is kept of each round.
 ROUND_KEYS = ('total', 'kept', 'drawn', 'threshold', 'variance_ratio')
 
@@ -118,17 +117,11 @@ def read_run(study: Study, cell: Cell, cfg: Config) -> Result:
     """Return what is kept of a run that has ended."""
     work_dir, metric = study.folder(cell), study.setup.metric
     state = json.loads((work_dir / COSTS_FILE).read_text())
-    last = state['validations'][-1]
-    if metric not in last:
-        raise ValueError(
-            f'metric={metric!r} is not among what the run was validated by: '
-            f'{", ".join(last.keys() - NO_METRICS)}. Give one of them with '
-            '--metric; what is trained already is not trained again'
-        )
+    measured = dict(metric=None, validations=state['validations'])
     return dict(
         **cell._asdict(),
         metric=metric,
-        value=last[metric],
+        value=by_metric(measured, metric)['value'],
         samples_budget=samples_budget(
             study.setup, state['dataset_size'], state['world_size']
         ),

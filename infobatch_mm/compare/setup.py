@@ -3,15 +3,18 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmengine.config import Config
+from mmengine.registry import METRICS
 
 from ..host.packages import alias_config_bases
-from ..host.types import imported_modules, type_name
+from ..host.types import find_class, imported_modules, is_of, type_name
 
+AUTO = 'auto'  # mmengine's word for the first that a validation returns
 # The paper's settings, as the text of a config spells them out.
 PAPER_SETTINGS = (
     '"pacing": "fewer_steps"',
@@ -27,6 +30,14 @@ EDGES = (
     'step_size',
     'milestones',
     'periods',
+)
+# Settings of hooks that are counted in them.
+HOOK_EDGES = (
+    'begin_epoch',  # EMAHook
+    'begin_iter',
+    'action_epoch',  # mmpretrain's SwitchRecipeHook
+    'action_iter',
+    'switch_epoch',  # mmdetection's hooks
 )
 
 
@@ -49,7 +60,7 @@ class Setup(NamedTuple):
     """What the arms of a comparison train.
 
     Attributes:
-        config (Path): A config that trains on all data.
+        config (Path | Config): A config that trains on all data.
         metric (str): The metric that counts, as its evaluator names it, such
             as ``'mIoU'`` or ``'accuracy/top1'``.
         options (Mapping): Settings to change in it, as ``--cfg-options``
@@ -63,7 +74,7 @@ class Setup(NamedTuple):
         higher_is_better (bool): Whether more of the metric is better.
     """
 
-    config: Path
+    config: Path | Config
     metric: str
     options: Mapping[str, Any] = {}
     length: float = 1.0
@@ -75,8 +86,11 @@ class Setup(NamedTuple):
 
 def stock_config(setup: Setup) -> Config:
     """Return what a run on all data trains, with what measures it."""
-    alias_config_bases()
-    cfg = Config.fromfile(setup.config)
+    if isinstance(setup.config, Config):
+        cfg = deepcopy(setup.config)
+    else:
+        alias_config_bases()
+        cfg = Config.fromfile(setup.config)
     cfg.merge_from_dict(dict(setup.options))
     if setup.length != 1:
         stretch(cfg, setup.length)
@@ -102,17 +116,28 @@ def _measure(cfg: Config, setup: Setup) -> None:
 def _give_class_iou(cfg: Config) -> bool:
     """Replace mmseg's IoUMetric; tell whether there was one."""
     found, name_of_ours = False, 'ClassIoUMetric'
-    if cfg.get('default_scope') != 'mmseg':
+    scope = cfg.get('default_scope') or 'mmengine'
+    if scope != 'mmseg':
         name_of_ours = f'mmseg.{name_of_ours}'
     for name in ('val_evaluator', 'test_evaluator'):
         evaluators = cfg.get(name) or []
         if isinstance(evaluators, dict):
             evaluators = [evaluators]
         for evaluator in evaluators:
-            if type_name(evaluator) == 'IoUMetric':
+            if _is_iou_metric(evaluator, scope):
                 evaluator['type'] = name_of_ours
                 found = True
     return found
+
+
+def _is_iou_metric(evaluator: Mapping[str, Any], scope: str) -> bool:
+    """Tell whether an evaluator is mmseg's, and not of its name alone."""
+    if type_name(evaluator) != 'IoUMetric':
+        return False
+    kind = find_class(METRICS, evaluator, scope)
+    if kind is None:  # mmseg is not installed, or not the scope
+        return evaluator['type'] in ('IoUMetric', 'mmseg.IoUMetric')
+    return is_of('mmseg', kind)
 
 
 def _set_workers(cfg: Config, num_workers: int) -> None:
@@ -123,15 +148,20 @@ def _set_workers(cfg: Config, num_workers: int) -> None:
 
 
 def stretch(
-    cfg: Config, factor: float, *, of_iters: float | None = None
+    cfg: Config,
+    factor: float,
+    *,
+    of_iters: float | None = None,
+    of_epochs: float | None = None,
 ) -> None:
     """Multiply the length of a schedule, its intervals and its schedulers.
 
     Args:
         cfg (Config): The config, changed in place.
         factor (float): On the length, which stays at least 1.
-        of_iters (float | None): On what schedulers count in iterations, where
-            that is to be another one.
+        of_iters (float | None): On what schedulers and hooks count in
+            iterations, where that is to be another one.
+        of_epochs (float | None): The same for epochs.
     """
     loop = cfg.train_cfg
     by_epoch = is_epoch_based(cfg)
@@ -145,14 +175,52 @@ def stretch(
     loop.val_interval = math.ceil(loop[key] / validations)
     if 'val_begin' in loop:
         loop.val_begin = round(loop.val_begin * ratio)
+    if changes := loop.get('dynamic_intervals'):
+        loop.dynamic_intervals = [(_scaled(k, ratio), n) for k, n in changes]
+    of_iters = ratio if of_iters is None else of_iters
+    of_epochs = ratio if of_epochs is None else of_epochs
     for scheduler in schedulers_of(cfg):
         by_iter = not scheduler.get('by_epoch', True)
-        scale = ratio if of_iters is None or not by_iter else of_iters
-        for edge in EDGES:
-            if edge in scheduler:
-                scheduler[edge] = _scaled(scheduler[edge], scale)
-        if 0 < scheduler.get('end', 0) <= (begin := scheduler.get('begin', 0)):
-            scheduler['end'] = begin + 1  # at least one step
+        _stretch_scheduler(scheduler, of_iters if by_iter else of_epochs)
+    hooks = [*(cfg.get('custom_hooks') or [])]
+    hooks += (cfg.get('default_hooks') or {}).values()
+    _stretch_hooks(hooks, of_epochs, of_iters)
+
+
+def _stretch_scheduler(scheduler: dict[str, Any], factor: float) -> None:
+    begin, end = scheduler.get('begin', 0), scheduler.get('end')
+    is_whole = end is not None and scheduler.get('T_max') == end - begin
+    old_step = scheduler.get('step_size')
+    for edge in EDGES:
+        if edge in scheduler:
+            scheduler[edge] = _scaled(scheduler[edge], factor)
+    if 0 < (scheduler.get('end') or 0) <= (begin := scheduler.get('begin', 0)):
+        scheduler['end'] = begin + 1  # at least one step
+    if is_whole:
+        scheduler['T_max'] = scheduler['end'] - begin
+    # What decays by a factor at each step, or each few, reaches the same end.
+    power = 1.0
+    if type_name(scheduler).startswith('Exponential'):
+        power = 1 / factor
+    elif old_step:
+        power = scheduler['step_size'] / (old_step * factor)
+    if abs(power - 1) > 1e-9:
+        scheduler['gamma'] = scheduler.get('gamma', 0.1) ** power
+
+
+def _stretch_hooks(part: Any, of_epochs: float, of_iters: float) -> None:
+    """Stretch what hooks count in epochs or iterations, at any depth."""
+    if isinstance(part, MutableMapping):
+        for key in HOOK_EDGES:
+            if isinstance(part.get(key), int):
+                by_iter = key.endswith('_iter')
+                scale = of_iters if by_iter else of_epochs
+                part[key] = _scaled(part[key], scale)
+        part = part.values()
+    elif not isinstance(part, (list, tuple)):
+        return
+    for each in part:
+        _stretch_hooks(each, of_epochs, of_iters)
 
 
 def schedulers_of(cfg: Config) -> list[dict[str, Any]]:
@@ -171,6 +239,8 @@ def _schedulers(config: Any) -> Iterator[dict[str, Any]]:
 
 
 def _scaled(edge: Any, factor: float) -> Any:
+    if edge is None:
+        return None
     if isinstance(edge, (list, tuple)):
         return [_scaled(each, factor) for each in edge]
     return max(1, round(edge * factor)) if edge > 0 else edge
@@ -197,7 +267,13 @@ def samples_budget(
         return cfg.train_cfg.max_epochs * samples_of_epoch(
             loader, dataset_size, world_size
         )
-    return cfg.train_cfg.max_iters * loader.batch_size * world_size
+    iters = cfg.train_cfg.max_iters
+    if type_name(loader.sampler) == 'InfiniteSampler':
+        return iters * loader.batch_size * world_size
+    # One pass after another, each with a smaller last batch.
+    each = samples_of_epoch(loader, dataset_size, world_size) // world_size
+    passes, rest = divmod(iters, -(-each // loader.batch_size))
+    return (passes * each + rest * loader.batch_size) * world_size
 
 
 def samples_of_epoch(

@@ -15,7 +15,7 @@ from ..config import (
     combine_options,
 )
 from ..host.types import imported_modules, type_name
-from .setup import is_epoch_based
+from .setup import AUTO, is_epoch_based
 
 OVERRIDE = f'{PACKAGE}.override'
 SAMPLER, DATASET = 'InfoBatchSampler', 'IndexedDataset'
@@ -29,6 +29,11 @@ def check_trains(cfg: Config) -> None:
     for name in ('model', 'train_dataloader', 'train_cfg'):
         if cfg.get(name) is None:
             raise ValueError(f'the config has no {name}: it does not train')
+    if cfg.train_dataloader.get('batch_size') is None:
+        raise ValueError(
+            'train_dataloader.batch_size is not set, from which the cost of '
+            'a run follows; set it to the samples of a step on each process'
+        )
     if cfg.get('val_cfg') is None or cfg.get('val_evaluator') is None:
         raise ValueError(
             'the config has no validation (val_cfg, val_evaluator), so that '
@@ -170,7 +175,9 @@ def keep_one_checkpoint(cfg: Config, length: float) -> None:
     hooks = cfg.get('default_hooks') or {}
     # Changed, not copied into a dict, as its type may be a class.
     saves = hooks.get('checkpoint') or ConfigDict(type='CheckpointHook')
-    saves.setdefault('interval', 1)
+    by_epoch = saves.get('by_epoch', True)
+    often = 1 if by_epoch else cfg.train_cfg.get('val_interval', 1000)
+    saves.setdefault('interval', often)
     saves.setdefault('max_keep_ckpts', 1)
     if saves['interval'] > 0:
         saves['interval'] = max(1, round(saves['interval'] * length))
@@ -178,8 +185,6 @@ def keep_one_checkpoint(cfg: Config, length: float) -> None:
 
 
 # The metric that counts
-
-AUTO = 'auto'  # mmengine's word for the first that a validation returns
 
 
 def metric_of(cfg: Config) -> str:

@@ -24,8 +24,8 @@ def build_policy(config: Mapping[str, Any], delta: float) -> PruningPolicy:
     """Build a pruning policy from its config.
 
     Args:
-        config (dict): The ``type``, a registered name or a class, and
-            arguments without ``delta``.
+        config (dict): The ``type``, a registered name or a class, by default
+            ``InfoBatchPolicy``, and arguments without ``delta``.
         delta (float): The share of the clock from which all data is used.
 
     Raises:
@@ -35,10 +35,12 @@ def build_policy(config: Mapping[str, Any], delta: float) -> PruningPolicy:
     if not isinstance(config, Mapping):
         raise ValueError(
             f'policy={config!r} is not the config of a pruning policy. Write '
-            "it as policy=dict(type='InfoBatchPolicy', prune_ratio=0.5)"
+            "it as policy=dict(type='InfoBatchPolicy', prune_ratio=0.5), on a "
+            'command line as policy.type=InfoBatchPolicy '
+            'policy.prune_ratio=0.5'
         )
     options = dict(config)
-    policy = _find(options.pop('type', None))
+    policy = _find(options.pop('type', policies.InfoBatchPolicy))
     # A policy without prune ratios does not look at delta.
     PruneRatio(0.0, 0.0, delta=delta)
     if 'delta' in options:

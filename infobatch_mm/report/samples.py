@@ -104,6 +104,11 @@ def class_names(work_dir: Path) -> Sequence[str]:
 
 def _read(path: Path) -> dict[str, Any]:
     """Read the tensors and plain values of a checkpoint."""
+    if not hasattr(torch.serialization, 'get_unsafe_globals_in_checkpoint'):
+        raise ValueError(
+            'to read the scores of a checkpoint without running what it holds '
+            f'takes PyTorch 2.6 or later, and this is {torch.__version__}'
+        )
     names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     stand_ins: list[Any] = [(_Unread, name) for name in names]
     with torch.serialization.safe_globals(stand_ins):
