@@ -224,13 +224,14 @@ class RunRecords:
             resumed_round (int, optional): The round that the run resumes
                 with; None for a run that begins.
         """
-        if resumed_round is None:
-            for file in (self.rounds_file, self.summary_file):
-                if file.exists():
-                    file.rename(_next_free(file))
-            return
+        old = [self.summary_file]  # a run that goes on has none yet
+        old += [] if resumed_round else [self.rounds_file]
+        for file in old:
+            if file.exists():
+                file.rename(_next_free(file))
         if not self.rounds_file.exists():
             return
+        assert resumed_round is not None
         lines = self.rounds_file.read_text().splitlines()
         kept = [line for line in lines if _round_of(line) < resumed_round]
         text = ''.join(f'{line}\n' for line in kept)

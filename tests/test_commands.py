@@ -239,8 +239,23 @@ def test_flags_of_mmpretrain_are_refused_elsewhere(load, flags, cure, config):
     assert str(error.value).startswith(flag) and cure in str(error.value)
 
 
+def test_a_checkpoint_to_test_must_be_there(config, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        test_command.main([str(config), 'lost.pth'])
+    assert stopped.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith('checkpoint lost.pth: there is no such file')
+
+
+def test_metrics_go_to_a_file_that_can_hold_them(config):
+    config.write_text(config.read_text() + "default_scope = 'mmpretrain'\n")
+    flags = '--out-item', 'metrics', '--out'
+    with pytest.raises(ValueError, match=r'--out x\.txt: .* \.json, '):
+        load_test(config, *flags, 'x.txt')
+
+
 @pytest.mark.parametrize(
-    ('tool', 'extra'), [(train, []), (test_command, ['latest.pth'])]
+    ('tool', 'extra'), [(train, []), (test_command, [__file__])]
 )
 def test_runner_type_goes_through_the_registry(
     tool, extra, config, monkeypatch

@@ -4,6 +4,7 @@ import base64
 import json
 import math
 import re
+import shutil
 import statistics
 import sys
 import time
@@ -94,7 +95,7 @@ def test_what_a_run_did(tmp_path, pruned, iters, samples):
     done = run(cfg)
     assert len(done.found) > 1
     assert read_run.iterations(tmp_path) == [i for i, _, _ in done.found]
-    assert read_run.images_seen(tmp_path) == [n for _, n, _ in done.found]
+    assert results.images_seen(tmp_path) == [n for _, n, _ in done.found]
     clock = results.clock_at(tmp_path, read_run.iterations(tmp_path))
     # Within a round the hook's clock has whole ticks.
     assert clock == pytest.approx(done.clock, abs=1)
@@ -154,13 +155,17 @@ def write(
     start='20260101_000000',
     budget='max_iters',
     config='',
+    length=None,
 ):
+    # By default the last validation is that of the end.
+    steps = [line['step'] for line in lines if 'data_time' in line]
+    length = length or max(steps, default=40)
     folder = work_dir / start / 'vis_data'
     folder.mkdir(parents=True)
     text = ''.join(f'{json.dumps(line)}\n' for line in lines)
     (folder / 'scalars.json').write_text(text + torn)
     (folder / 'config.py').write_text(
-        f'train_cfg = dict({budget}=40)\n'
+        f'train_cfg = dict({budget}={length})\n'
         'train_dataloader = dict(batch_size=2)\n'
         'default_hooks = dict(logger=dict('
         f'log_metric_by_epoch={budget == "max_epochs"}))\n{config}\n'
@@ -191,7 +196,7 @@ def test_what_a_run_lacks_that_has_just_begun(tmp_path, budget):
     write(tmp_path, [], budget=budget)
     assert read_run.scalars(tmp_path) == []
     assert read_run.per_class(tmp_path) == {}
-    assert read_run.images_seen(tmp_path) == []
+    assert results.images_seen(tmp_path) == []
     assert read_run.train_seconds(tmp_path) == []
     assert records.read_summary(tmp_path) is None
 
@@ -208,11 +213,130 @@ def test_a_start_from_scratch_replaces_the_run(tmp_path):
     assert read_run.scalars(tmp_path) == again
 
 
+def test_a_start_from_scratch_replaces_one_that_logged_more_often(tmp_path):
+    """As a first try on few samples, whose epochs are shorter, does."""
+    write(tmp_path, [round_line(0), train_line(1), val_line(5), val_line(10)])
+    again = [train_line(50), val_line(120)]
+    write(tmp_path, again, start='20260101_000001')
+    assert read_run.scalars(tmp_path) == again
+    assert not read_run.prunes(tmp_path)
+
+
+def test_what_is_no_start_of_training_is_left_alone(tmp_path):
+    trained = [train_line(10), val_line(20)]
+    write(tmp_path, trained)
+    # A test of the model in the same folder, and a folder that was put aside.
+    write(tmp_path, [val_line(0)], start='20260101_000001')
+    write(tmp_path, [train_line(99)], start='old_20260101')
+    assert read_run.scalars(tmp_path) == trained
+
+
+@pytest.mark.parametrize(
+    ('log', 'length'),
+    [
+        ('Epoch(train)  [1][50/75]  lr: 0.1', 75),
+        ('Epoch(train)   [1][ 50/120]  lr: 0.1', 120),
+        ('Iter(train) [  50/3000]  lr: 0.1', 75),
+        ('', 50),
+    ],
+)
+def test_the_length_of_an_epoch_is_that_of_the_log(tmp_path, log, length):
+    line = train_line(50)
+    if 'Iter' not in log:
+        line['epoch'] = 1
+    write(tmp_path, [line, val_line(1)], budget='max_epochs', length=40)
+    start = read_run.last_start(tmp_path)
+    (start / f'{start.name}.log').write_text(f'{log}\n')
+    assert read_run.iterations(tmp_path) == [length]
+
+
+def test_epochs_logged_by_iterations_without_a_log(tmp_path):
+    lines = [train_line(50), val_line(1), train_line(100), val_line(2)]
+    write(tmp_path, lines, budget='max_epochs')
+    assert read_run.iterations(tmp_path) == [50, 100]
+
+
+def test_validations_of_a_loop_by_iterations_that_logged_no_place(tmp_path):
+    """As with log_metric_by_epoch, the default of LoggerHook."""
+    lines = [val_line(0), train_line(100), val_line(0), val_line(0)]
+    lines += [train_line(200), val_line(0), val_line(0)]
+    write(tmp_path, lines, length=230)
+    start = read_run.last_start(tmp_path)
+    with (start / 'vis_data/config.py').open('a') as file:
+        file.write('train_cfg.update(val_interval=50)\n')
+    assert read_run.iterations(tmp_path) == [50, 100, 150, 200, 230]
+
+
+def test_logs_of_other_forms(tmp_path):
+    lines = [
+        {'train/loss': 1.0, 'iter': 10, 'step': 10},
+        {'val/mIoU': 7.0, 'val/data_time': 0.0, 'step': 20},
+    ]
+    form = 'log_processor = dict(log_with_hierarchy=True)'
+    write(tmp_path, lines, config=form, length=20)
+    start = read_run.last_start(tmp_path)
+    # At log_level DEBUG; cut off within a character.
+    log = start / f'{start.name}_device0_rank0.log'
+    log.write_bytes(b'    GPU number: 4\n caf\xc3')
+    found = results.read(tmp_path)
+    assert (found.values, found.iterations) == ([7.0], [20])
+    assert found.images == [20 * 2 * 4]
+    assert math.isnan(found.seconds[0]) and math.isnan(found.pace)
+
+
+def test_a_class_with_a_bar_in_its_name():
+    table = '|  Class  |  IoU  |  Acc  |'
+    rows = f'+---+\n{table}\n+---+\n|  car|van  |  1.5  |  2.5  |\n+---+\n'
+    (found,) = runs.printed(f'per class results:\nx\n{rows}')
+    assert found == {'car|van': {'IoU': 1.5, 'Acc': 2.5}}
+
+
+def test_a_run_that_is_not_done_gives_no_verdict(tmp_path):
+    folders = two_arms(tmp_path, {0: 51.0, 1: 53.0, 2: 55.0})
+    config = last_start(folders[2]) / 'vis_data/config.py'
+    config.write_text(config.read_text() + 'train_cfg = dict(max_iters=40)\n')
+    found = sources.read(
+        [('fast', f) if 'fast' in f.name else ('stock', f) for f in folders]
+    )
+    assert found.gaps['fast', 'stock'].seeds == 2
+    (note,) = found.notes
+    assert note.startswith('Left out of differences: fast_seed2 has not come')
+    assert note in Page(report.render(*folders)).text
+
+
+def test_a_run_that_diverged_at_its_end_is_told_of(tmp_path):
+    folders = two_arms(tmp_path, {0: 51.0, 1: math.nan})
+    (note,) = sources.read([(None, f) for f in folders]).notes
+    assert 'the last mIoU of fast_seed1 is not finite' in note
+
+
+def test_a_metric_of_unknown_direction_is_told_of(tmp_path):
+    folders = two_arms(tmp_path, {0: 0.5, 1: 0.6}, metric='rmse')
+    (note,) = sources.read([(None, f) for f in folders]).notes
+    assert note.startswith('More of rmse is taken to be better')
+
+
+def test_runs_on_other_numbers_of_ranks_are_other_arms(tmp_path):
+    folders = [
+        fake(tmp_path / f'run_s{seed}', seed, [50.0]) for seed in (0, 1)
+    ]
+    start = last_start(folders[1])
+    (start / f'{start.name}.log').write_text('    GPU number: 4\n')
+    found = sources.read([(None, folder) for folder in folders])
+    assert [arm.name for arm in found.arms] == ['run_s0', 'run_s1']
+
+
+def test_a_broken_comparison_is_named(tmp_path):
+    (tmp_path / 'compare.json').write_text('{"cells": [')
+    with pytest.raises(ValueError, match=r'compare\.json is broken'):
+        sources.read([(None, tmp_path)])
+
+
 def test_a_validation_belongs_before_the_round_that_begins(tmp_path):
     old = [train_line(10), val_line(20), round_line(20), train_line(30)]
     write(tmp_path, old)
     new = [round_line(20), train_line(30)]
-    write(tmp_path, new, start='20260101_000001')
+    write(tmp_path, new, start='20260101_000001', config='resume = True')
     assert read_run.scalars(tmp_path) == old[:2] + new
 
 
@@ -229,7 +353,7 @@ def test_all_ranks_count(tmp_path):
     start = read_run.last_start(tmp_path)
     log = start / f'{start.name}.log'
     log.write_text('    Distributed training: True\n    GPU number: 3\n')
-    assert read_run.images_seen(tmp_path) == [60]
+    assert results.images_seen(tmp_path) == [60]
 
 
 # infobatch report: the page about a short real run, as a browser reads it
@@ -409,12 +533,56 @@ def test_a_pruned_run_beside_its_baseline(tmp_path, stock):
     assert 'train_dataloader' in page.text
 
 
+def save(folder, time, scores):
+    """Leave the checkpoint of a pruned run."""
+    entry = dict(scores=torch.tensor(scores), round=1, total=len(scores))
+    path = folder / 'iter_1.pth'
+    torch.save(dict(meta=dict(time=time), infobatch=entry), path)
+    (folder / 'last_checkpoint').write_text(str(path))
+
+
+def test_the_scores_of_an_earlier_run_are_not_shown(tmp_path):
+    write(tmp_path, [train_line(10)])
+    save(tmp_path, '20260101_000030', [1.0, 2.0])
+    assert samples.load_state(tmp_path).scores.tolist() == [1.0, 2.0]
+    write(tmp_path, [train_line(10)], start='20260102_000000')
+    with pytest.raises(ValueError, match='is that of an earlier one'):
+        samples.load_state(tmp_path)
+    assert 'is that of an earlier one' in report.gallery(tmp_path)
+    # A start that goes on with the run has its checkpoint.
+    write(tmp_path, [], start='20260103_000000', config='resume = True')
+    save(tmp_path, '20260102_000030', [3.0, 4.0])
+    assert samples.load_state(tmp_path).scores.tolist() == [3.0, 4.0]
+
+
+def test_a_copied_folder_has_its_own_checkpoint(tmp_path):
+    (tmp_path / 'run').mkdir()
+    write(tmp_path / 'run', [train_line(10)])
+    save(tmp_path / 'run', '20260101_000030', [1.0])
+    shutil.copytree(tmp_path / 'run', tmp_path / 'copy')
+    save(tmp_path / 'run', '20260101_000040', [2.0])
+    assert samples.load_state(tmp_path / 'copy').scores.tolist() == [1.0]
+    (tmp_path / 'copy/iter_1.pth').unlink()
+    (tmp_path / 'run/iter_1.pth').unlink()
+    with pytest.raises(FileNotFoundError, match='iter_1.pth as its last'):
+        samples.load_state(tmp_path / 'copy')
+
+
+def test_a_run_that_goes_on_has_no_summary_yet(tmp_path):
+    run_records = records.RunRecords(str(tmp_path))
+    run_records.begin()
+    run_records.add_round(dict(round=0))
+    run_records.write_summary(dict(rounds=1))
+    run_records.begin(1)
+    assert records.read_summary(tmp_path) is None
+    assert records.read_rounds(tmp_path) == [dict(round=0)]
+
+
 def test_the_gallery_holds_the_extremes(tmp_path):
     save = save_at_end(config(tmp_path, epochs=8))
     save.default_hooks.checkpoint.interval = 8
     run(save)
-    path = samples.last_checkpoint(tmp_path)
-    state = samples.load_state(path)
+    state = samples.load_state(tmp_path)
     hardest, pruned = state.hardest, state.pruned_most
     assert sorted(hardest) == list(range(24))
     assert state.scores[hardest[0]] == state.scores.max()
@@ -587,8 +755,8 @@ def two_arms(tmp_path, lasts, *, metric='mIoU', **settings):
         (
             {7: 60.0, 8: 61.0},
             'mIoU',
-            'no seed in common: no verdict',
-            'fast against stock, no seed in common: no verdict.',
+            'no seed in common that is done: no verdict',
+            'fast against stock, no seed in common that is done: no verdict.',
         ),
     ],
     ids=['better', 'lower-is-better', 'indistinguishable', 'one', 'none'],
@@ -625,12 +793,12 @@ def test_the_metric_is_that_of_save_best():
     line = dict(mIoU=1.0, mDice=2.0, rmse=3.0, step=1)
     checkpoint = dict(save_best=['rmse', 'mDice'], rule=['less', 'greater'])
     cfg = Config(dict(default_hooks=dict(checkpoint=checkpoint)))
-    assert results.metric_of(cfg, line) == ('rmse', False)
+    assert results.metric_of(cfg, line) == ('rmse', False, False)
     checkpoint.update(rule=None, less_keys=['rmse'])
-    assert results.metric_of(cfg, line) == ('rmse', False)
+    assert results.metric_of(cfg, line) == ('rmse', False, False)
     checkpoint.update(save_best='auto')
     cfg = Config(dict(default_hooks=dict(checkpoint=checkpoint)))
-    assert results.metric_of(cfg, line) == ('mIoU', True)
+    assert results.metric_of(cfg, line) == ('mIoU', True, False)
     assert results.metric_of(Config(), dict(step=1, time=2.0)) is None
 
 
@@ -956,5 +1124,5 @@ def test_arms_may_be_named_on_the_command_line(tmp_path, capsys):
 @pytest.mark.parametrize('ranks, seen', [(1, 12), (2, 16)])
 def test_the_samples_of_a_round_are_dealt_to_each_rank(ranks, seen):
     line = dict(kept=32, total=40, iters=12)
-    assert read_run._images_of(line, 4, 40, ranks) == seen
-    assert read_run._images_of(line, 12, 40, ranks) == 32
+    assert results._images_of(line, 4, 40, ranks) == seen
+    assert results._images_of(line, 12, 40, ranks) == 32

@@ -67,6 +67,15 @@ def in_one_line(
         parser.exit(2, f'{parser.prog}: error: {message}\n')
 
 
+def check_exists(setting: str, path: str) -> None:
+    """Raise a ValueError for a file that is asked for and not there.
+
+    Those that a file client gets, as in ``s3://``, are left to it.
+    """
+    if '://' not in path and not Path(path).exists():
+        raise ValueError(f'{setting} {path}: there is no such file')
+
+
 def check_out(out: Path | None) -> None:
     """Raise an error, before the work, unless a file can be written there."""
     if out is None:

@@ -13,6 +13,7 @@ from mmengine.dist import is_main_process
 
 from ..host.types import type_name
 from . import running
+from .ending import check_exists, in_one_line
 
 # Flags that only mmpretrain's tool has, and what does the same elsewhere.
 MMPRETRAIN_FLAGS = {
@@ -22,6 +23,9 @@ MMPRETRAIN_FLAGS = {
     'interval': 'use --cfg-options default_hooks.visualization.interval=N',
     'no_pin_memory': 'use --cfg-options test_dataloader.pin_memory=False',
 }
+
+
+METRICS_FILES = ('.json', '.yaml', '.yml', '.pkl')
 
 
 def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
@@ -114,6 +118,11 @@ def draw_predictions(cfg: Config, args: argparse.Namespace) -> None:
         hook.show = True
         hook.wait_time = args.wait_time
     if args.show_dir:
+        if cfg.get('visualizer') is None:
+            raise ValueError(
+                '--show-dir needs a visualizer, which the config does not '
+                "set; add visualizer=dict(type='SegLocalVisualizer')"
+            )
         cfg.visualizer.save_dir = args.show_dir
 
 
@@ -154,7 +163,10 @@ def keep_predictions(cfg: Config, out: str) -> None:
         metrics = known if isinstance(known, list) else [known]
         cfg.test_evaluator = [*metrics, dump]
     else:
-        cfg.test_evaluator.update(output_dir=out, keep_results=True)
+        known = cfg.test_evaluator
+        if isinstance(known, list):  # only one of them writes label maps
+            known = next((m for m in known if type_name(m) == 'IoUMetric'), {})
+        known.update(output_dir=out, keep_results=True)
 
 
 def load_config(args: argparse.Namespace) -> Config:
@@ -162,6 +174,11 @@ def load_config(args: argparse.Namespace) -> Config:
     if args.out_item is not None and args.out is None:
         raise ValueError(
             f'--out-item {args.out_item} needs --out, the file to write it to'
+        )
+    if args.out_item == 'metrics' and not args.out.endswith(METRICS_FILES):
+        raise ValueError(
+            f'--out {args.out}: the metrics are written to a file that ends '
+            f'with {", ".join(METRICS_FILES)}'
         )
     cfg = running.load_common(args)
     running.check_family(cfg, args, MMPRETRAIN_FLAGS)
@@ -183,6 +200,8 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     """Test a checkpoint."""
     parser = build_parser(prog)
     args = running.parse(parser, argv)
+    with in_one_line(parser):
+        check_exists('checkpoint', args.checkpoint)
     metrics = running.start(parser, args, load_config).test()
     if args.out_item == 'metrics' and is_main_process():
         mmengine.dump(metrics, args.out)

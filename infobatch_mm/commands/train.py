@@ -3,7 +3,6 @@
 import argparse
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
@@ -18,7 +17,7 @@ from ..host.running import is_resuming
 from ..host.types import type_name
 from ..pruned_run import STATE_KEY
 from . import running
-from .ending import in_one_line, is_ours
+from .ending import check_exists, in_one_line, is_ours
 
 # Flags that only mmpretrain's tool has, and what does the same elsewhere.
 MMPRETRAIN_FLAGS = {
@@ -175,17 +174,6 @@ def set_resume(cfg: Config, resume: str | None) -> None:
         cfg.load_from = None
 
 
-def check_resume(resume: str | None) -> None:
-    """Raise a ValueError for a checkpoint that is not there.
-
-    Those that a file client gets, as in ``s3://``, are left to it.
-    """
-    if resume is None or resume == 'auto' or '://' in resume:
-        return
-    if not Path(resume).exists():
-        raise ValueError(f'--resume {resume}: there is no such file')
-
-
 def apply_mmpretrain_flags(cfg: Config, args: argparse.Namespace) -> None:
     """Do to a config of mmpretrain what its own tool does, in place."""
     if args.no_validate:
@@ -239,7 +227,8 @@ def load_config(args: argparse.Namespace) -> Config:
 def run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Train as the command line says."""
     with in_one_line(parser):
-        check_resume(args.resume)
+        if args.resume not in (None, 'auto'):
+            check_exists('--resume', args.resume)
     runner = running.start(parser, args, load_config)
     if is_resuming(runner) and not args.resume_unpruned:
         runner.register_hook(RefusePrunedCheckpoint())

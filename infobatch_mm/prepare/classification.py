@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 from PIL import Image
@@ -109,7 +110,7 @@ def write_batches(archive: Path, folder: Path, layout: Cifar) -> None:
                 batch = {'data': rows[part], layout.labels: labels[part]}
                 (folder / name).write_bytes(pickle.dumps(batch))
         classes = [str(name) for name in arrays['classes']]
-    except (KeyError, OSError, ValueError) as error:
+    except (KeyError, OSError, ValueError, BadZipFile) as error:
         raise ValueError(
             f'{archive} cannot be decoded ({error}); take the prepared file, '
             'with train_webp, train_off, train_y, test_* and classes'

@@ -15,7 +15,7 @@ from .results import Metric, Run
 from .runs import ClassTable
 
 ONE_SEED = 'one seed: no verdict'
-NO_PAIRS = 'no seed in common: no verdict'
+NO_PAIRS = 'no seed in common that is done: no verdict'
 NO_SCIPY = 'no interval without scipy: pip install "infobatch_mm[compare]"'
 # Runs of our own suites that shared a core differed by at most 5 % in the
 # seconds of an iteration, pruned or not; beside other work it was up to 78 %.
@@ -107,7 +107,12 @@ def pair(
         there is no interval.
     """
     ours, theirs = (
-        {c.seed: found for c in each.cells if math.isfinite(found := value(c))}
+        {
+            c.seed: found
+            for c in each.cells
+            if math.isfinite(found := value(c))
+            and (not c.run or c.run.is_done)
+        }
         for each in (arm, other)
     )
     common = [seed for seed in ours if seed in theirs and seed is not None]

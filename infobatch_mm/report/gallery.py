@@ -15,7 +15,7 @@ from PIL import Image
 
 from . import runs
 from .figures import data_address
-from .samples import State, build_dataset, last_checkpoint, load_state
+from .samples import State, listed, load_state
 
 IGNORED = 255  # mmseg's label of a pixel without a class
 SHOWN = 8  # samples in a row of the gallery
@@ -71,19 +71,14 @@ class Shower:
     """Shows samples of a run's training data.
 
     Args:
-        cfg (Config): Config of the run.
+        work_dir (Path): Its work directory.
         state (State): What its checkpoint knows of the samples.
     """
 
-    def __init__(self, cfg: Config, state: State) -> None:
-        self.dataset = build_dataset(cfg)
-        if len(self.dataset) != len(state.scores):
-            raise ValueError(
-                f'the training data set has {len(self.dataset)} samples here '
-                f'and had {len(state.scores)} in the run'
-            )
+    def __init__(self, work_dir: Path, state: State) -> None:
+        self.dataset = listed(work_dir, state)
         self.state = state
-        self.bgr = gives_bgr(cfg)
+        self.bgr = gives_bgr(runs.config(work_dir))
         metainfo = self.dataset.metainfo
         self.classes: Sequence[str] = metainfo.get('classes') or ()
         # What is no class is white.
@@ -135,7 +130,7 @@ def last_state(work_dir: Path) -> State | str:
     if not (work_dir / 'last_checkpoint').exists():
         return 'Left out: the run has not saved a checkpoint.'
     try:
-        return load_state(last_checkpoint(work_dir)) or NO_SCORES
+        return load_state(work_dir) or NO_SCORES
     except Exception as error:
         return _unread(error)
 
@@ -146,7 +141,7 @@ def gallery(work_dir: Path, state: State | str | None = None) -> Gallery | str:
     if isinstance(state, str):
         return state
     try:
-        show = Shower(runs.config(work_dir), state)
+        show = Shower(work_dir, state)
         hardest = show.cards(state.hardest[:SHOWN])
         pruned_most = show.cards(state.pruned_most[:SHOWN])
     except Exception as error:

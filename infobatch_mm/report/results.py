@@ -25,6 +25,7 @@ class Metric(NamedTuple):
 
     name: str
     higher_is_better: bool = True
+    is_guessed: bool = False  # whether nothing says which is better
 
     @property
     def sign(self) -> int:
@@ -50,6 +51,7 @@ class Run(NamedTuple):
     prunes: bool
     pace: float  # seconds an iteration, the median over the log
     batch: tuple[int, bool]  # of a full round; whether pruned ones shrink
+    is_done: bool = True  # whether it has come to the end of its schedule
 
     @property
     def best(self) -> float:
@@ -74,6 +76,7 @@ def read(work_dir: Path, metric: Metric | None = None) -> Run:
     cfg, lines = of_run.config(work_dir), of_run.validations(work_dir)
     metric = metric or metric_of(cfg, lines[-1] if lines else {})
     iterations = of_run.iterations(work_dir)
+    clock = clock_at(work_dir, iterations)
     name = metric.name if metric else ''
     return Run(
         work_dir,
@@ -81,14 +84,30 @@ def read(work_dir: Path, metric: Metric | None = None) -> Run:
         metric,
         [line.get(name, math.nan) for line in lines],
         iterations,
-        of_run.images_seen(work_dir),
+        images_seen(work_dir),
         of_run.train_seconds(work_dir),
-        clock_at(work_dir, iterations),
+        clock,
         of_run.per_class(work_dir),
         of_run.prunes(work_dir),
         pace(work_dir),
-        (of_run.global_batch(work_dir), of_run.deals(work_dir)),
+        (of_run.global_batch(work_dir), deals(work_dir)),
+        is_done(cfg.train_cfg, lines, clock),
     )
+
+
+def is_done(
+    loop: Mapping[str, Any], lines: Sequence[Line], clock: list[float] | None
+) -> bool:
+    """Tell whether a run has come to the end of its schedule.
+
+    Its last validation tells, which loops of mmengine make at the end. Where
+    it does not say at which epoch it was, the run is taken to be done.
+    """
+    if not lines or not clock:
+        return True
+    if 'max_epochs' in loop:
+        return not 0 < lines[-1]['step'] < loop['max_epochs']
+    return clock[-1] >= loop.get('max_iters', 0) - 0.5
 
 
 def metric_of(cfg: Config, line: Mapping[str, Any]) -> Metric | None:
@@ -108,7 +127,7 @@ def metric_of(cfg: Config, line: Mapping[str, Any]) -> Metric | None:
     try:
         return Metric(name, is_higher_better(cfg, name))
     except ValueError:
-        return Metric(name, 'loss' not in name)
+        return Metric(name, 'loss' not in name, is_guessed='loss' not in name)
 
 
 def seed_of(work_dir: Path, cfg: Config) -> int | None:
@@ -159,7 +178,8 @@ def pace(work_dir: Path) -> float:
 
     The median over the log, as the first iterations of a start are slow.
     """
-    times = [line['time'] for line in training_lines(work_dir)]
+    lines = training_lines(work_dir)
+    times = [line['time'] for line in lines if 'time' in line]
     return statistics.median(times) if times else math.nan
 
 
@@ -185,3 +205,60 @@ def clock_at(work_dir: Path, done: Sequence[int]) -> list[float] | None:
     speed = (clock[-1] - clock[-2]) / (at[-1] - at[-2]) if len(at) > 1 else 1
     beyond = np.maximum(0, np.array(done) - at[-1]) * speed
     return (np.interp(done, at, clock) + beyond).tolist()
+
+
+# Samples
+
+
+def images_seen(work_dir: Path) -> list[int]:
+    """Return the number of samples trained on before each validation.
+
+    In a stock run by epochs, a smaller last batch counts as a whole one, and
+    so do all batches of a round that is under way.
+    """
+    batch, lines = of_run.global_batch(work_dir), of_run.rounds(work_dir)
+    dealt = of_run.ranks(work_dir) if deals(work_dir) else 0
+    return [
+        _images(done, lines, batch, dealt) if lines else done * batch
+        for done in of_run.iterations(work_dir)
+    ]
+
+
+def deals(work_dir: Path) -> bool:
+    """Tell whether a run spent its rounds in smaller batches."""
+    batch = of_run.global_batch(work_dir)
+    return any(
+        of_run.iters_of(line, batch) > math.ceil(line['kept'] / batch)
+        for line in of_run.rounds(work_dir)
+    )
+
+
+def _images(done: int, lines: list[Line], batch: int, dealt: int) -> int:
+    """Return the samples of a pruned run's first iterations.
+
+    Before its first round it was a stock run; after the last of the lines a
+    round is under way.
+
+    Args:
+        done (int): The iterations.
+        lines (list): Its rounds.
+        batch (int): Samples of a full step, over all ranks.
+        dealt (int): The ranks that samples were dealt to in smaller batches;
+            0 with fewer steps.
+    """
+    ends = lines[-1]['iter'] + of_run.iters_of(lines[-1], batch)
+    stock = min(done, lines[0]['iter']) + max(0, done - ends)
+    pruned = (
+        _images_of(line, max(0, done - line['iter']), batch, dealt)
+        for line in lines
+    )
+    return stock * batch + sum(pruned)
+
+
+def _images_of(line: Line, iters: int, batch: int, dealt: int) -> int:
+    """Return the samples of the first iterations of a round."""
+    kept = line['kept']
+    if dealt and kept < line['total']:
+        least, larger = divmod(kept // dealt, of_run.iters_of(line, batch))
+        return min(kept, dealt * (iters * least + min(iters, larger)))
+    return min(kept, iters * batch)

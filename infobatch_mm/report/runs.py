@@ -8,7 +8,7 @@ repeated, only the last time counts.
 import math
 import operator
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,12 +19,18 @@ from mmengine.config import Config
 from ..records import Line, read_json_lines, read_rounds, read_summary
 
 WORLD_SIZE = re.compile(r'GPU number: (\d+)')
+TIME = re.compile(r'\d{8}_\d{6}')  # the name of a start's folder
+RESUMES = re.compile(r'^resume = True$', re.MULTILINE)
+HIERARCHY = re.compile(r'log_with_hierarchy=True')
+# Of an epoch, and of the run where iterations are logged.
+EPOCH = re.compile(r'Epoch\(train\) +\[\d+\]\[ *\d+/(\d+)\]')
+ALL = re.compile(r'Iter\(train\) +\[ *\d+/(\d+)\]')
 ClassTable = dict[str, dict[str, float]]  # class -> metric -> percent
 
 # As mmseg's IoUMetric prints it: the rows follow an empty message.
 IOU_TABLE = r'per class results:\n.*\n((?:[+|].*\n)+)'
 # As mmengine logs a list: what ends a validation is one line of the log.
-CLASSWISE = r'Epoch\(val\) (\[.*_classwise: \[.*)\n'
+CLASSWISE = r'(?:Epoch|Iter)\(val\) (\[.*_classwise: \[.*)\n'
 PRINTED = re.compile(f'{IOU_TABLE}|{CLASSWISE}')
 LIST = re.compile(r'(?:\S*/)?(\S+)_classwise: \[([^]]*)\]')
 SCALAR = re.compile(r'(IoU)/(.+)')
@@ -70,8 +76,12 @@ def per_class(work_dir: Path) -> dict[int, ClassTable]:
 
 def config(work_dir: Path) -> Config:
     """Return the config of the last start, with its imports not made."""
-    path = last_start(work_dir) / 'vis_data/config.py'
+    path = _config_file(last_start(work_dir))
     return Config.fromfile(path, import_custom_modules=False)
+
+
+def _config_file(start: Path) -> Path:
+    return start / 'vis_data/config.py'
 
 
 def rounds(work_dir: Path) -> list[Line]:
@@ -89,7 +99,7 @@ def prunes(work_dir: Path) -> bool:
 
     If not, the records of pruning in the folder are another run's.
     """
-    lines = read_json_lines(last_start(work_dir) / 'vis_data/scalars.json')
+    lines = _lines(last_start(work_dir))
     return any('infobatch/kept_ratio' in line for line in lines)
 
 
@@ -107,7 +117,10 @@ def last_start(work_dir: Path) -> Path:
 def log_text(start: Path) -> str:
     """Return the log of a start, empty if it has none."""
     path = start / f'{start.name}.log'
-    return path.read_text() if path.exists() else ''
+    if not path.exists():  # at log_level DEBUG each rank has its own
+        path = next(iter(start.glob('*_rank0.log')), path)
+    # It may have been cut off within a character.
+    return path.read_text(errors='replace') if path.exists() else ''
 
 
 def global_batch(work_dir: Path) -> int:
@@ -123,41 +136,36 @@ def ranks(work_dir: Path) -> int:
 
 def iterations(work_dir: Path) -> list[int]:
     """Return the iterations that were done before each validation."""
-    found = _entries(work_dir)
+    found, cfg = _entries(work_dir), config(work_dir)
     steps = [entry for entry in found if is_validation(entry.line)]
-    if not steps or not _steps_are_epochs(config(work_dir)):
+    if steps and not any(entry.line['step'] for entry in steps):
+        return _at_intervals([entry.at for entry in steps], cfg.train_cfg)
+    if not steps or not _steps_are_epochs(cfg):
         return [entry.at for entry in steps]
     batch = global_batch(work_dir)
     ends = {
-        line['round'] + 1: line['iter'] + _iters(line, batch)
+        line['round'] + 1: line['iter'] + iters_of(line, batch)
         for line in rounds(work_dir)
     }
-    length = _epoch_length([e.line for e in found if is_train(e.line)])
+    length = _epoch_length(work_dir, cfg) or _logged_length(found)
     epochs = [entry.line['step'] for entry in steps]
     return [ends.get(epoch, epoch * length) for epoch in epochs]
 
 
-def images_seen(work_dir: Path) -> list[int]:
-    """Return the number of samples trained on before each validation.
+def _at_intervals(ats: Sequence[int], loop: Mapping[str, Any]) -> list[int]:
+    """Return the iterations before validations that did not log them.
 
-    In a stock run by epochs, a smaller last batch counts as a whole one, and
-    so do all batches of a round that is under way.
+    A loop by iterations whose ``LoggerHook`` counts epochs writes none.
+
+    Args:
+        ats (Sequence[int]): Iterations that were logged before each.
+        loop (Mapping): Settings of the loop.
     """
-    batch, lines = global_batch(work_dir), rounds(work_dir)
-    dealt = ranks(work_dir) if deals(work_dir) else 0
-    return [
-        _images(done, lines, batch, dealt) if lines else done * batch
-        for done in iterations(work_dir)
-    ]
-
-
-def deals(work_dir: Path) -> bool:
-    """Tell whether a run spent its rounds in smaller batches."""
-    batch = global_batch(work_dir)
-    return any(
-        _iters(line, batch) > math.ceil(line['kept'] / batch)
-        for line in rounds(work_dir)
-    )
+    interval, places = loop.get('val_interval', 1000), [0]
+    for at in ats:
+        due = max(-(-at // interval) * interval, places[-1] + interval)
+        places.append(min(due, loop.get('max_iters', due)))
+    return places[1:]
 
 
 def train_seconds(work_dir: Path) -> list[float]:
@@ -169,7 +177,7 @@ def train_seconds(work_dir: Path) -> list[float]:
     trained = [line for line in scalars(work_dir) if is_train(line)]
     # Without a line of training, no time is known.
     ends = [0, *(line['iter'] for line in trained)]
-    paces = [line['time'] for line in trained] or [math.nan]
+    paces = [line.get('time', math.nan) for line in trained] or [math.nan]
     seconds = [0, *accumulate(map(operator.mul, np.diff(ends), paces))]
     at = np.array(iterations(work_dir))
     # A validation may lie after the last line.
@@ -196,13 +204,25 @@ def _entries(work_dir: Path) -> list[_Entry]:
     entries: list[_Entry] = []
     for start in starts(work_dir):
         new = _entries_of(start)
+        if not resumes(start):  # what was there is another run's
+            entries = []
         if new:
             entries = [e for e in entries if e.place < new[0].place] + new
     return entries
 
 
+def resumes(start: Path) -> bool:
+    """Tell whether a start goes on with the run before it."""
+    return bool(RESUMES.search(_config_file(start).read_text()))
+
+
 def _entries_of(start: Path) -> list[_Entry]:
-    lines = read_json_lines(start / 'vis_data/scalars.json')
+    lines = _lines(start)
+    if HIERARCHY.search(_config_file(start).read_text()):
+        lines = [
+            {re.sub('^(train|val)/', '', key): line[key] for key in line}
+            for line in lines
+        ]
     tables = iter(printed(log_text(start)))
     # The step of a validation may be an epoch, which is never larger than
     # the number of iterations.
@@ -219,9 +239,24 @@ def _classes(line: Line, tables: Iterator[ClassTable]) -> ClassTable:
 
 
 def starts(work_dir: Path) -> list[Path]:
-    """Return the folders of the starts that trained, in order of time."""
+    """Return the folders of the starts that trained, in order of time.
+
+    One that has only been validated is none; one that has just begun is.
+    """
     found = work_dir.glob('*/vis_data/scalars.json')
-    return sorted(path.parents[1] for path in found)
+    all_starts = sorted(path.parents[1] for path in found)
+    return [
+        start
+        for start in all_starts
+        if TIME.fullmatch(start.name)
+        and (
+            not (lines := _lines(start)) or not all(map(is_validation, lines))
+        )
+    ]
+
+
+def _lines(start: Path) -> list[Line]:
+    return read_json_lines(start / 'vis_data/scalars.json')
 
 
 def _steps_are_epochs(cfg: Config) -> bool:
@@ -230,11 +265,24 @@ def _steps_are_epochs(cfg: Config) -> bool:
     return by_epoch and 'max_epochs' in cfg.train_cfg
 
 
-def _epoch_length(trained: list[Line]) -> int:
+def _epoch_length(work_dir: Path, cfg: Config) -> int | None:
+    """Return the iterations of an epoch of a stock run, from its log."""
+    text = log_text(last_start(work_dir))
+    if found := EPOCH.search(text):
+        return int(found[1])
+    found = ALL.search(text)
+    return int(found[1]) // cfg.train_cfg.max_epochs if found else None
+
+
+def _logged_length(entries: Sequence['_Entry']) -> int:
     """Return the iterations of an epoch of a stock run, from its lines.
 
     The first line of each epoch comes equally late in it.
     """
+    trained = [entry.line for entry in entries if is_train(entry.line)]
+    if 'epoch' not in trained[-1]:  # validated at the end of one of them
+        ended = [e for e in entries if is_validation(e.line)]
+        return max(e.at // e.line['step'] for e in ended)
     firsts = {line['epoch']: line['iter'] for line in reversed(trained)}
     first, last = min(firsts), max(firsts)
     if first == last:
@@ -242,43 +290,12 @@ def _epoch_length(trained: list[Line]) -> int:
     return (firsts[last] - firsts[first]) // (last - first)
 
 
-def _iters(line: Line, batch: int) -> int:
+def iters_of(line: Line, batch: int) -> int:
     """Return the iterations of a round.
 
     Versions that did not write them had but full batches, unless asked.
     """
     return line.get('iters') or math.ceil(line['kept'] / batch)
-
-
-def _images(done: int, lines: list[Line], batch: int, dealt: int) -> int:
-    """Return the samples of a pruned run's first iterations.
-
-    Before its first round it was a stock run; after the last of the lines a
-    round is under way.
-
-    Args:
-        done (int): The iterations.
-        lines (list): Its rounds.
-        batch (int): Samples of a full step, over all ranks.
-        dealt (int): The ranks that samples were dealt to in smaller batches;
-            0 with fewer steps.
-    """
-    ends = lines[-1]['iter'] + _iters(lines[-1], batch)
-    stock = min(done, lines[0]['iter']) + max(0, done - ends)
-    pruned = (
-        _images_of(line, max(0, done - line['iter']), batch, dealt)
-        for line in lines
-    )
-    return stock * batch + sum(pruned)
-
-
-def _images_of(line: Line, iters: int, batch: int, dealt: int) -> int:
-    """Return the samples of the first iterations of a round."""
-    kept = line['kept']
-    if dealt and kept < line['total']:
-        least, larger = divmod(kept // dealt, _iters(line, batch))
-        return min(kept, dealt * (iters * least + min(iters, larger)))
-    return min(kept, iters * batch)
 
 
 # The results by class: mmseg prints a table, mmpretrain lists without names
@@ -294,7 +311,12 @@ def printed(log: str) -> list[ClassTable]:
 
 def _iou_table(text: str) -> ClassTable:
     rows = [line for line in text.splitlines() if line.startswith('|')]
-    cells = [[cell.strip() for cell in row[1:-1].split('|')] for row in rows]
+    width = rows[0].count('|') - 2 if rows else 0
+    cells = [
+        # The name of a class, which comes first, may have one too.
+        [cell.strip() for cell in row[1:-1].rsplit('|', width)]
+        for row in rows
+    ]
     (_, *metrics), *classes = cells
     return {
         name: dict(zip(metrics, map(float, values), strict=True))

@@ -68,17 +68,41 @@ def last_checkpoint(work_dir: Path) -> Path:
             f'{work_dir} has no last_checkpoint; name the work directory of '
             'a run that has saved a checkpoint'
         )
-    path = Path(name.read_text().strip())
-    return path if path.exists() else work_dir / path.name
+    named = Path(name.read_text().strip())
+    # The folder may be a copy, beside a run that goes on where it was.
+    for path in work_dir / named.name, named:
+        if path.exists():
+            return path
+    raise FileNotFoundError(
+        f'{work_dir} names {named} as its last checkpoint, which is not there'
+    )
 
 
-def load_state(path: Path) -> State | None:
-    """Return the samples' state of a checkpoint, None of a stock run's.
+def check_is_of(work_dir: Path, checkpoint: dict[str, Any]) -> None:
+    """Raise a ValueError for a checkpoint of an earlier run in a folder."""
+    starts = runs.starts(work_dir)
+    first = next((s for s in starts[::-1] if not runs.resumes(s)), None)
+    saved = (checkpoint.get('meta') or {}).get('time')
+    if first and saved and saved < first.name:
+        raise ValueError(
+            f'the last checkpoint in {work_dir} is of {saved}, before the run '
+            f'that is there began ({first.name}): it is that of an earlier one'
+        )
+
+
+def load_state(work_dir: Path) -> State | None:
+    """Return the samples' state of the last checkpoint, None of a stock run's.
 
     Nothing but tensors and plain values is built: the file's own code is not
     run, whatever classes its message hub names.
+
+    Raises:
+        FileNotFoundError: If the run has saved none.
+        ValueError: If it is that of an earlier run.
     """
-    state = _read(path).get(STATE_KEY)
+    checkpoint = _read(last_checkpoint(work_dir))
+    check_is_of(work_dir, checkpoint)
+    state = checkpoint.get(STATE_KEY)
     if state is None:
         return None
     plan = 'indices' in state
@@ -172,8 +196,7 @@ def read(work_dir: Path) -> Ranking:
         FileNotFoundError: If the run has saved no checkpoint.
         ValueError: If it is that of a stock run.
     """
-    path = last_checkpoint(work_dir)
-    state = load_state(path)
+    path, state = last_checkpoint(work_dir), load_state(work_dir)
     if state is None:
         raise ValueError(
             f'{path} is the checkpoint of a stock run, with no scores. Train '
@@ -188,7 +211,7 @@ def read(work_dir: Path) -> Ranking:
             'so last_weight is not known'
         )
     try:
-        dataset = _listed(work_dir, state)
+        dataset = listed(work_dir, state)
     except Exception as error:
         # The files may be gone, and the data set may be anybody's code.
         dataset = None
@@ -213,8 +236,12 @@ def _last_weights(work_dir: Path, state: State) -> torch.Tensor | None:
     return None
 
 
-def _listed(work_dir: Path, state: State) -> Any:
-    """Build the data set of a run, if it lists what the run was trained on."""
+def listed(work_dir: Path, state: State) -> Any:
+    """Build the data set of a run, without augmentation.
+
+    Raises:
+        ValueError: If it does not list what the run was trained on.
+    """
     dataset = build_dataset(runs.config(work_dir))
     known = state.fingerprint
     if known not in (None, fingerprint(dataset)):

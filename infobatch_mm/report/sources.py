@@ -5,7 +5,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,13 +64,7 @@ def from_runs(folders: Sequence[Named]) -> Comparison:
     metrics = [c.run.metric for arm in arms for c in arm.cells if c.run]
     metric = next(filter(None, metrics), None)
     arms = [_judged(arm, metric) for arm in arms]
-    notes = [
-        f'Left out of the results: {cell.run.work_dir.name} has no '
-        f'{metric.name} at a validation.'
-        for arm in arms
-        for cell in arm.cells
-        if metric and cell.run and not cell.run.values
-    ]
+    notes = list(_notes(arms, metric)) if metric else []
     reference = _reference(arms)
     rest = [arm for arm in arms if arm is not reference]
     subject = next((arm for arm in rest if arm.prunes), (rest or arms)[0])
@@ -88,9 +82,39 @@ def from_runs(folders: Sequence[Named]) -> Comparison:
     )
 
 
+def _notes(arms: Sequence[Arm], metric: Metric) -> Iterator[str]:
+    """Yield what has to be known of the results."""
+    if metric.is_guessed and len(arms) > 1:
+        yield (
+            f'More of {metric.name} is taken to be better, since the config '
+            'does not tell: set default_hooks.checkpoint.rule.'
+        )
+    for run in (c.run for arm in arms for c in arm.cells if c.run):
+        name = run.work_dir.name
+        if not run.values:
+            yield (
+                f'Left out of the results: {name} has no {metric.name} at a '
+                'validation.'
+            )
+        elif not math.isfinite(run.values[-1]):
+            yield (
+                f'Left out of means and differences: the last {metric.name} '
+                f'of {name} is not finite.'
+            )
+        elif not run.is_done:
+            yield (
+                f'Left out of differences: {name} has not come to the end of '
+                'its schedule.'
+            )
+
+
 def from_comparison(work_dir: Path) -> Comparison:
     """Read what ``infobatch compare`` wrote, and the runs of its cells."""
-    found = json.loads((work_dir / COMPARISON_FILE).read_text())
+    file = work_dir / COMPARISON_FILE
+    try:
+        found = json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(f'{file} is broken ({error})') from error
     metric = Metric(found['metric'], found['higher_is_better'])
     arms: dict[str, Arm] = {}
     for entry in found['cells']:
@@ -167,6 +191,7 @@ def _settings(folder: Path) -> str:
     for key in (*PLACES, *STARTS, *(['load_from'] if resumed else [])):
         cfg.pop(key, None)
     cfg['randomness'] = {**(cfg.get('randomness') or {}), 'seed': None}
+    cfg['ranks'] = of_run.ranks(folder)
     return json.dumps(cfg, sort_keys=True, default=str)
 
 
