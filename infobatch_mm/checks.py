@@ -196,6 +196,34 @@ def check_same_loader(now: Any, ours: DataLoader) -> None:
         )
 
 
+def check_graph(model: nn.Module) -> None:
+    """Raise a ValueError for a DDP that takes the look for its first step."""
+    if getattr(model, 'static_graph', False):
+        raise ValueError(
+            'model_wrapper_cfg.static_graph=True learns the graph from the '
+            'first backward pass, and that would be the one which looks for '
+            'a part of the loss that escapes the weights: the ranks would '
+            "train apart. Set unweighted='allow' of InfoBatchHook (train "
+            'once without static_graph first, so that it has looked), or '
+            'leave static_graph out'
+        )
+
+
+def check_iterated_once(loader: DataLoader, sampler: InfoBatchSampler) -> None:
+    """Raise a RuntimeError if a round was begun anew by other code.
+
+    Workers that live on serve one iterator, which starts again when the
+    dataloader is iterated once more.
+    """
+    if sampler.iterations > 1 and loader.persistent_workers:
+        raise RuntimeError(
+            'the train dataloader was iterated once more within a round, by a '
+            'hook for instance. With persistent_workers=True that begins the '
+            'round anew, and some of its samples are trained on twice, others '
+            'never. Set train_dataloader.persistent_workers=False'
+        )
+
+
 def check_batch_size(loader: DataLoader, batch_size: int) -> None:
     """Raise a RuntimeError if the batch size was changed during the run.
 

@@ -128,7 +128,7 @@ class InfoBatchHook(Hook):
         if exact_resume is None:
             exact_resume = not isinstance(self.policy, NoPruningPolicy)
         self.exact_resume = exact_resume
-        self._resumed: Mapping[str, Any] | None = None
+        self._loaded: Mapping[str, Any] = {}
 
     def __getattr__(self, name: str) -> Any:
         run = self.__dict__.get('run')
@@ -151,14 +151,13 @@ class InfoBatchHook(Hook):
         checks.check_once(self.run)
         checks.check_hooks(runner.hooks, self)
         self.parts = parts = Parts(runner, self)
-        if self._resumed is not None:
-            parts.go_on_from(self._resumed, runner)
+        is_resumed = runner.iter > 0  # which a checkpoint has told it
+        if is_resumed:
+            parts.go_on_from(self._loaded, runner)
         bind_checkpoint_hooks(runner, self)
         if is_main_process():
-            parts.records.begin(
-                parts.run.round if is_resuming(runner) else None
-            )
-        self.run, self._resumed = parts.run, None
+            parts.records.begin(parts.run.round if is_resumed else None)
+        self.run, self._loaded = parts.run, {}
 
     def after_train(self, runner: Any) -> None:
         """Write the summary and log it as a table."""
@@ -218,6 +217,7 @@ class InfoBatchHook(Hook):
         """Look up the weights of the batch by the ids that came with it."""
         parts = self.parts
         checks.check_same_loader(runner.train_dataloader, parts.loader)
+        checks.check_iterated_once(parts.loader, parts.sampler)
         parts.random_states.forget()
         with parts.run.times.counted():
             parts.steps.begin(runner, data_batch)
@@ -244,8 +244,8 @@ class InfoBatchHook(Hook):
         """Add the state of the run, as tensors and plain scalars."""
         if self.run is None:
             # Saved before training: what it resumes from, if anything.
-            if self._resumed:
-                checkpoint[STATE_KEY] = self._resumed
+            if self._loaded and is_resuming(runner):
+                checkpoint[STATE_KEY] = self._loaded
             return
         if self.parts.steps.is_trained:
             # A hook of a higher priority saves in the middle of a step.
@@ -260,9 +260,8 @@ class InfoBatchHook(Hook):
         checkpoint[STATE_KEY] = self.parts.entry()
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
-        """Keep the state of a run that is resumed; ``load_from`` has none."""
-        if is_resuming(runner):
-            self._resumed = checkpoint.get(STATE_KEY) or {}
+        """Keep the state, until it is known whether the run is resumed."""
+        self._loaded = checkpoint.get(STATE_KEY) or {}
 
     # Time
 
@@ -279,3 +278,6 @@ class InfoBatchHook(Hook):
             self.parts.random_states.take_up()
             if self.run.plan is not None:
                 self.run.times.go_on()
+
+    # A hook may test within training.
+    before_test, after_test = before_val, after_val

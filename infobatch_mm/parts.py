@@ -109,6 +109,9 @@ class Parts:
             warnings += self.random_states.load_state_dict(state)
             self.random_states.put_back()
         self.sampler.seed = self.run.seed
+        is_over = self.run.plan is not None and self.run.round < runner.epoch
+        if is_over and not binding.has_rounds(runner.train_loop):
+            self.run.end_round()  # it was saved between that and its end
         for warning in warnings:
             runner.logger.warning(warning)
         runner.logger.info(resumed_text(self.run))

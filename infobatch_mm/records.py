@@ -225,7 +225,7 @@ class RunRecords:
                 with; None for a run that begins.
         """
         old = [self.summary_file]  # a run that goes on has none yet
-        old += [] if resumed_round else [self.rounds_file]
+        old += [self.rounds_file] if resumed_round is None else []
         for file in old:
             if file.exists():
                 file.rename(_next_free(file))

@@ -54,6 +54,7 @@ class InfoBatchSampler(DefaultSampler):
         self._planned_epoch = -1
         self._start = 0
         self._steps: int | None = None
+        self.iterations = 0  # of the round, begun so far
 
     def generator(self) -> torch.Generator:
         """Return a new generator for the present seed and epoch."""
@@ -73,6 +74,7 @@ class InfoBatchSampler(DefaultSampler):
         """
         self._plan, self._planned_epoch = plan, self.epoch
         self._start, self._steps = start, steps
+        self.iterations = 0
 
     @property
     def steps(self) -> int | None:
@@ -98,6 +100,7 @@ class InfoBatchSampler(DefaultSampler):
     def __iter__(self) -> Iterator[int]:
         if self._plan is None:
             _check_there_is_a_hook()
+        self.iterations += 1
         # Python ints, but never one for every sample at a time.
         chunks = self._indices().split(_CHUNK)
         return chain.from_iterable(map(Tensor.tolist, chunks))

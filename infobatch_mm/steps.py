@@ -71,6 +71,8 @@ class Steps:
         is_stock = isinstance(run.policy, NoPruningPolicy)
         self._looks = unweighted != 'allow' and not is_stock
         self.has_looked = not self._looks
+        if self._looks:
+            checks.check_graph(model)
         self._pruned_rounds = 0
         self._trained: list[bool] = []
         self._has_stepped = False

@@ -459,6 +459,17 @@ def test_attaching_twice_changes_nothing():
     assert type(head) is kind and head.infobatch_ledger is ledger
 
 
+def test_a_loss_that_is_only_reported_is_no_score():
+    """mmseg trains those that have loss in their name."""
+    watch = dict(CE, loss_name='watch_ce', loss_weight=3.0)
+    found = []
+    for losses in [CE], [CE, watch]:
+        head = build(toys.weighted(toys.fcn_head(loss_decode=losses)))
+        logits = head(features(3))
+        found.append(scores_of(head, logits, labels(3, ignored=False)))
+    assert torch.equal(*found)
+
+
 # The score of an image does not depend on the sizes of those beside it
 
 LOSSES = dict(

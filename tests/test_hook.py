@@ -517,6 +517,35 @@ def test_a_checkpoint_before_the_first_step(tmp_path, when):
     assert ('infobatch' in saved) == (when == 'before_step')
 
 
+@pytest.mark.parametrize('workers', [0, 1])
+@LOOPS
+def test_a_round_that_a_hook_begins_anew_is_an_error(tmp_path, loop, workers):
+    """Which it does where workers live on, and serve one iterator."""
+
+    class Peek(Hook):
+        def after_train_iter(self, runner, *args, **kwargs):
+            if runner.iter == 1:
+                next(iter(runner.train_dataloader))
+
+    cfg = light.config(tmp_path, loop)
+    cfg.train_dataloader.num_workers = workers
+    cfg.train_dataloader.persistent_workers = workers > 0
+    runner = Runner.from_cfg(cfg)
+    runner.register_hook(Peek())
+    if workers:
+        with pytest.raises(RuntimeError, match='persistent_workers=False'):
+            runner.train()
+    else:
+        runner.train()
+
+
+def test_a_static_graph_is_refused():
+    wrapper = torch.nn.Module()
+    wrapper.static_graph = True
+    with pytest.raises(ValueError, match=r"unweighted='allow'"):
+        checks.check_graph(wrapper)
+
+
 def test_a_hook_that_saves_within_the_step_saves_all_of_it(tmp_path):
     class SaveEarly(Hook):
         priority = 'VERY_HIGH'

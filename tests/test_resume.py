@@ -304,3 +304,106 @@ def test_a_new_run_begins_a_new_file(tmp_path):
     assert [json.loads(line)['digest'] for line in kept.splitlines()] == [
         line['digest'] for line in once
     ]
+
+
+class SaveAs(Hook):
+    """Save by a hook of the user's, before ours ends the round."""
+
+    def __init__(self, path, *, iters=None, epochs=None):
+        self.path, self.iters, self.epochs = path, iters, epochs
+
+    def save(self, runner, **settings):
+        runner.save_checkpoint(
+            str(self.path.parent), self.path.name, **settings
+        )
+
+    def after_train_iter(self, runner, *args, **kwargs):
+        if runner.iter + 1 == self.iters:
+            self.save(runner, by_epoch=False)
+
+    def after_train_epoch(self, runner):
+        if runner.epoch + 1 == self.epochs:
+            self.save(runner)
+
+
+def ended(runner):
+    """Return what a run has come to."""
+    run = toys.hook_of(runner).run
+    model = {k: v.clone() for k, v in runner.model.state_dict().items()}
+    return model, (run.round, run.samples_seen, run.clock.now, runner.iter)
+
+
+def assert_equal_ends(one, other):
+    assert one[1] == other[1]
+    for key, value in other[0].items():
+        assert torch.equal(one[0][key], value), key
+
+
+@pytest.mark.parametrize('pacing', ['fewer_steps', 'smaller_batches'])
+@LOOPS
+def test_a_run_is_resumed_by_the_runner_s_own_method(tmp_path, loop, pacing):
+    """Which of the learning rate makes something else, also in stock runs."""
+    saved = tmp_path / 'whole/saved.pth'
+    whole = toys.Runner.from_cfg(config(saved.parent, loop, pacing=pacing))
+    # Of a loop by iterations within a round.
+    at = dict(epochs=2) if 'Epoch' in loop['type'] else dict(iters=17)
+    whole.register_hook(SaveAs(saved, **at), priority='VERY_LOW')
+    whole.train()
+    again = toys.Runner.from_cfg(
+        config(tmp_path / 'again', loop, pacing=pacing)
+    )
+    again.resume(str(saved))
+    again.train()
+    scores = [toys.hook_of(each).board.scores for each in (again, whole)]
+    assert all(each.isfinite().all() for each in scores)
+    if pacing == 'smaller_batches':  # else rounds are as long as scores say
+        assert ended(again)[1][2:] == ended(whole)[1][2:]
+    assert ended(again)[1][0] == ended(whole)[1][0]
+    assert toys.hook_of(again).clock.done
+
+
+@pytest.mark.parametrize('loop', [EPOCHS, PLAIN_EPOCHS], ids=['ours', 'plain'])
+def test_saved_by_a_hook_when_an_epoch_has_ended(tmp_path, loop):
+    """After the epoch, and before its round is ended."""
+    saved = tmp_path / 'whole/saved.pth'
+    whole = toys.Runner.from_cfg(config(saved.parent, loop))
+    whole.register_hook(SaveAs(saved, epochs=3))
+    whole.train()
+    cfg = config(tmp_path / 'again', loop, resume=True)
+    cfg.load_from = str(saved)
+    again = toys.Runner.from_cfg(cfg)
+    again.train()
+    assert_equal_ends(ended(again), ended(whole))
+
+
+def test_a_test_within_training_leaves_its_draws_alone(tmp_path):
+    class TestOnce(Hook):
+        def after_train_epoch(self, runner):
+            if runner.epoch + 1 == 3:
+                runner.call_hook('before_test')
+                torch.rand(7)  # as random test data would
+                runner.call_hook('after_test')
+
+    ends = []
+    for hooks in [], [TestOnce()]:
+        torch.manual_seed(0)
+        runner = toys.Runner.from_cfg(
+            config(tmp_path / str(len(hooks)), EPOCHS, exact_resume=True)
+        )
+        for hook in hooks:
+            runner.register_hook(hook)
+        runner.train()
+        ends.append((ended(runner), torch.rand(1)))
+    assert_equal_ends(ends[0][0], ends[1][0])
+    assert torch.equal(ends[0][1], ends[1][1])
+
+
+def test_a_run_that_has_nothing_to_resume_begins(tmp_path, capsys):
+    """As with resume=True in the config of each start of a job."""
+    (tmp_path / 'infobatch.jsonl').write_text('{"round": 0}\n')
+    runner = toys.Runner.from_cfg(config(tmp_path, EPOCHS, resume=True))
+    runner.train()
+    assert 'no state of InfoBatch' not in capsys.readouterr().err
+    # What was there was another run's.
+    assert (tmp_path / 'infobatch.jsonl.1').read_text() == '{"round": 0}\n'
+    assert [line['round'] for line in rounds(tmp_path)] == list(range(8))

@@ -170,6 +170,7 @@ def losses_and_pixel_scores(
     scores = [
         loss.loss_weight * mean
         for loss, mean in zip(modules, means, strict=True)
+        if 'loss' in loss.loss_name  # mmseg only reports the others
     ]
     return losses, functools.reduce(torch.add, scores)
 
