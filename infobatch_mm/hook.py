@@ -244,7 +244,7 @@ class InfoBatchHook(Hook):
         """Add the state of the run, as tensors and plain scalars."""
         if self.run is None:
             # Saved before training: what it resumes from, if anything.
-            if self._loaded and is_resuming(runner):
+            if self._loaded and (is_resuming(runner) or runner.iter > 0):
                 checkpoint[STATE_KEY] = self._loaded
             return
         if self.parts.steps.is_trained:

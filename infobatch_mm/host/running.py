@@ -13,10 +13,10 @@ def is_resuming(runner: Any) -> bool:
     """Tell whether a checkpoint is resumed, and not only its weights loaded.
 
     ``after_load_checkpoint`` is called for ``load_from`` too, and nothing
-    public tells the two apart. ``Runner.resume(path)`` sets nothing but the
-    iteration, once it has loaded.
+    public tells the two apart. ``Runner.resume(path)`` does not say so: it
+    sets the iteration alone.
     """
-    return runner._resume or runner.iter > 0
+    return runner._resume
 
 
 def steps_schedulers(runner: Any, *, ticks_at_once: bool) -> bool:
