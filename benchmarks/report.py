@@ -87,9 +87,10 @@ SUMMARY_ROWS = {
 }
 
 # Those that only docs/results.md has: first stocks, on which saving samples
-# can look free, and what answers a question of its own.
+# can look free, what answers a question of its own, and what has one seed.
 DETAILS = {'digits', 'digits-near0-three', 'digits-rare', 'digits-dice'}
 DETAILS |= {'camvid', 'cifar10', 'cifar10-lars', 'cifar10-lamb'}
+DETAILS |= {'cifar10-long'}
 # Those with a picture.
 DRAWN = ('digits', 'digits-tuned', 'camvid')
 
