@@ -308,8 +308,12 @@ def test_passes_of_an_iterated_loader_have_a_smaller_last_batch(
 ):
     stock.train_cfg.max_iters = 16
     stock.train_dataloader.batch_size = 8
-    for sampler, samples in ('InfiniteSampler', 128), ('DefaultSampler', 80):
-        stock.train_dataloader.sampler.type = sampler
+    kinds = ('InfiniteSampler', 128), ('DefaultSampler', 80), (None, 80)
+    for sampler, samples in kinds:
+        if sampler:
+            stock.train_dataloader.sampler.type = sampler
+        else:
+            del stock.train_dataloader.sampler
         stock.dump(tmp_path / f'{sampler}.py')
         setup = Setup(tmp_path / f'{sampler}.py', 'mIoU')
         assert samples_budget(setup, 10) == samples

@@ -268,7 +268,8 @@ def samples_budget(
             loader, dataset_size, world_size
         )
     iters = cfg.train_cfg.max_iters
-    if type_name(loader.sampler) == 'InfiniteSampler':
+    sampler = loader.get('sampler')  # or shuffle=True
+    if sampler and type_name(sampler) == 'InfiniteSampler':
         return iters * loader.batch_size * world_size
     # One pass after another, each with a smaller last batch.
     each = samples_of_epoch(loader, dataset_size, world_size) // world_size
