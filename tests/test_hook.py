@@ -539,9 +539,17 @@ def test_a_round_that_a_hook_begins_anew_is_an_error(tmp_path, loop, workers):
         runner.train()
 
 
-def test_a_static_graph_is_refused():
-    wrapper = torch.nn.Module()
-    wrapper.static_graph = True
+def test_a_static_graph_is_refused(tmp_path):
+    store = torch.distributed.FileStore(str(tmp_path / 'store'), 1)
+    torch.distributed.init_process_group(
+        'gloo', store=store, rank=0, world_size=1
+    )
+    try:
+        wrapper = torch.nn.parallel.DistributedDataParallel(
+            torch.nn.Linear(1, 1), static_graph=True
+        )
+    finally:
+        torch.distributed.destroy_process_group()
     with pytest.raises(ValueError, match=r"unweighted='allow'"):
         checks.check_graph(wrapper)
 

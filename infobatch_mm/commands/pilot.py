@@ -59,9 +59,9 @@ def fly(cfg: Config, rounds: int) -> Pilot:
         runner.register_hook(_StopAfter(hook, rounds), priority='LOWEST')
         runner.train()
         scores = hook.board.scores.cpu()
-        lines, iters = read_rounds(Path(folder)), runner.iter
+        planned, iters = read_rounds(Path(folder)), runner.iter
         scores = scores[scores.isfinite()]
-        return Pilot(scores, lines, _pace(lines, iters), iters)
+        return Pilot(scores, planned, _pace(planned, iters), iters)
 
 
 def _pace(rounds: list[Line], iters: int) -> float:

@@ -101,7 +101,7 @@ def _notes(arms: Sequence[Arm], metric: Metric) -> Iterator[str]:
                 f'Left out of means and differences: the last {metric.name} '
                 f'of {name} is not finite.'
             )
-        elif not run.is_done:
+        elif not run.is_done and len(arms) > 1:
             yield (
                 f'Left out of differences: {name} has not come to the end of '
                 'its schedule.'
