@@ -23,10 +23,10 @@ from infobatch_mm.commands import report as command
 from infobatch_mm.host import packages
 from infobatch_mm.report import (
     arms,
+    class_results,
     figures,
     results,
     round_figures,
-    runs,
     samples,
     sources,
     tables,
@@ -287,7 +287,7 @@ def test_logs_of_other_forms(tmp_path):
 def test_a_class_with_a_bar_in_its_name():
     table = '|  Class  |  IoU  |  Acc  |'
     rows = f'+---+\n{table}\n+---+\n|  car|van  |  1.5  |  2.5  |\n+---+\n'
-    (found,) = runs.printed(f'per class results:\nx\n{rows}')
+    (found,) = class_results.printed(f'per class results:\nx\n{rows}')
     assert found == {'car|van': {'IoU': 1.5, 'Acc': 2.5}}
 
 
@@ -995,7 +995,7 @@ def test_classes_of_a_classification_run(tmp_path):
 
 def test_classes_that_a_comparison_logs():
     line = {'mIoU': 3.0, 'IoU/sky': 12.5, 'IoU/a/b': 1.0, 'step': 1}
-    assert runs.from_scalars(line) == {
+    assert class_results.from_scalars(line) == {
         'sky': {'IoU': 12.5},
         'a/b': {'IoU': 1.0},
     }

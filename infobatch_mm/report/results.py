@@ -14,7 +14,7 @@ from ..compare.stock import is_higher_better
 from ..host.types import type_name
 from ..records import METRICS, NO_METRICS, Line
 from . import runs as of_run
-from .runs import SCALAR, ClassTable
+from .class_results import SCALAR, ClassTable
 
 SEED = re.compile(r'^ {4}seed: (\d+)$', re.MULTILINE)
 CLOCK, KEPT = 'infobatch/clock', 'infobatch/kept_ratio'

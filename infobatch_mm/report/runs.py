@@ -8,7 +8,7 @@ repeated, only the last time counts.
 import math
 import operator
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +17,8 @@ import numpy as np
 from mmengine.config import Config
 
 from ..records import Line, read_json_lines, read_rounds, read_summary
+from . import class_results
+from .class_results import ClassTable
 
 WORLD_SIZE = re.compile(r'GPU number: (\d+)')
 TIME = re.compile(r'\d{8}_\d{6}')  # the name of a start's folder
@@ -25,15 +27,6 @@ HIERARCHY = re.compile(r'log_with_hierarchy=True')
 # Of an epoch, and of the run where iterations are logged.
 EPOCH = re.compile(r'Epoch\(train\) +\[\d+\]\[ *\d+/(\d+)\]')
 ALL = re.compile(r'Iter\(train\) +\[ *\d+/(\d+)\]')
-ClassTable = dict[str, dict[str, float]]  # class -> metric -> percent
-
-# As mmseg's IoUMetric prints it: the rows follow an empty message.
-IOU_TABLE = r'per class results:\n.*\n((?:[+|].*\n)+)'
-# As mmengine logs a list: what ends a validation is one line of the log.
-CLASSWISE = r'(?:Epoch|Iter)\(val\) (\[.*_classwise: \[.*)\n'
-PRINTED = re.compile(f'{IOU_TABLE}|{CLASSWISE}')
-LIST = re.compile(r'(?:\S*/)?(\S+)_classwise: \[([^]]*)\]')
-SCALAR = re.compile(r'(IoU)/(.+)')
 
 
 def scalars(work_dir: Path) -> list[Line]:
@@ -223,19 +216,20 @@ def _entries_of(start: Path) -> list[_Entry]:
             {re.sub('^(train|val)/', '', key): line[key] for key in line}
             for line in lines
         ]
-    tables = iter(printed(log_text(start)))
+    tables = iter(class_results.printed(log_text(start)))
     # The step of a validation may be an epoch, which is never larger than
     # the number of iterations.
     ats = accumulate((line['step'] for line in lines), max)
     return [
-        _Entry(line, at, _classes(line, tables) if is_validation(line) else {})
+        _Entry(
+            line,
+            at,
+            class_results.of_validation(line, tables)
+            if is_validation(line)
+            else {},
+        )
         for line, at in zip(lines, ats, strict=True)
     ]
-
-
-def _classes(line: Line, tables: Iterator[ClassTable]) -> ClassTable:
-    """Return the results by class of a validation: the next in the log."""
-    return next(tables, {}) or from_scalars(line)
 
 
 def starts(work_dir: Path) -> list[Path]:
@@ -296,49 +290,3 @@ def iters_of(line: Line, batch: int) -> int:
     Versions that did not write them had but full batches, unless asked.
     """
     return line.get('iters') or math.ceil(line['kept'] / batch)
-
-
-# The results by class: mmseg prints a table, mmpretrain lists without names
-
-
-def printed(log: str) -> list[ClassTable]:
-    """Return the tables that a log holds, one for each validation."""
-    return [
-        _iou_table(table) if table else _lists(lists)
-        for table, lists in PRINTED.findall(log)
-    ]
-
-
-def _iou_table(text: str) -> ClassTable:
-    rows = [line for line in text.splitlines() if line.startswith('|')]
-    width = rows[0].count('|') - 2 if rows else 0
-    cells = [
-        # The name of a class, which comes first, may have one too.
-        [cell.strip() for cell in row[1:-1].rsplit('|', width)]
-        for row in rows
-    ]
-    (_, *metrics), *classes = cells
-    return {
-        name: dict(zip(metrics, map(float, values), strict=True))
-        for name, *values in classes
-    }
-
-
-def _lists(text: str) -> ClassTable:
-    """Read lists with a number for each class; classes are numbered."""
-    table: ClassTable = {}
-    for metric, values in LIST.findall(text):
-        for index, value in enumerate(values.split(', ')):
-            table.setdefault(str(index), {})[metric] = _number(value)
-    return table
-
-
-def _number(text: str) -> float:
-    # What no image was predicted to be has no precision.
-    return math.nan if text == 'None' else float(text)
-
-
-def from_scalars(line: Mapping[str, Any]) -> ClassTable:
-    """Return what the line of a validation holds for each class."""
-    found = ((SCALAR.fullmatch(key), value) for key, value in line.items())
-    return {match[2]: {match[1]: value} for match, value in found if match}
