@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 
 from infobatch_mm.datasets import digit_scenes
 from infobatch_mm.datasets.digit_scenes import DigitScenes
-from infobatch_mm.datasets.identity import fingerprint, path_number
+from infobatch_mm.datasets.identity import fingerprint, path_number, roots_of
 from infobatch_mm.datasets.indexed import IndexedDataset
 
 NAMES = [f'{name}.png' for name in 'abcdef']
@@ -93,6 +93,13 @@ def test_a_path_has_a_number_wherever_the_data_set_lies():
     )
     assert path_number('/a/x.png', ['/a']) != path_number('/a/y.png', ['/a'])
     assert path_number(None, ['/a']) == 0
+
+
+def test_a_folder_may_begin_with_the_name_of_another():
+    names = ['data/mine' + k * '2' for k in range(8)]
+    roots = roots_of(ConcatDataset([by_path(NAMES, name) for name in names]))
+    numbers = {path_number(f'{name}/a.png', roots) for name in names}
+    assert numbers == {path_number('a.png', ())}
 
 
 @DATASETS.register_module()

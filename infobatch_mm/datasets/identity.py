@@ -26,9 +26,13 @@ _CURE = (
 
 
 def roots_of(dataset: Any) -> tuple[str, ...]:
-    """Return the folders that the data sets of a nest lie in."""
+    """Return the folders that the data sets of a nest lie in, longest first.
+
+    One may begin with another: data/mine2, and data/mine.
+    """
     roots = (getattr(leaf, 'data_root', None) for leaf in leaves(dataset))
-    return tuple({root for root in roots if root and isinstance(root, str)})
+    found = {root for root in roots if root and isinstance(root, str)}
+    return tuple(sorted(found, key=len, reverse=True))
 
 
 def _without_root(path: str, roots: Iterable[str]) -> str:
