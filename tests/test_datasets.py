@@ -4,6 +4,7 @@ import copy
 import pickle
 import random
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -58,6 +59,16 @@ def test_it_is_of_the_samples_in_their_order():
     assert len({fingerprint(dataset) for dataset in same}) == 1
     others = [by_path(SHUFFLED), by_path(NAMES[:-1])]
     assert fingerprint(same[0]) not in map(fingerprint, others)
+
+
+def test_paths_of_pathlib_count_as_text():
+    root = Path('data')
+    infos = [dict(img_path=root / name, gt_label=0) for name in NAMES]
+    dataset = Listed(infos, root)
+    assert fingerprint(dataset) == fingerprint(by_path(NAMES))
+    assert fingerprint(dataset) != fingerprint(Listed(infos[::-1], root))
+    number = path_number(root / 'a.png', roots_of(dataset))
+    assert number == path_number('data/a.png', ['data']) != 0
 
 
 def test_the_parts_of_a_data_set_count_by_their_length():

@@ -17,7 +17,7 @@ import torch
 from mmengine.dataset import BaseDataset
 from torch import Tensor
 
-from ..host.datasets import leaves
+from ..host.datasets import leaves, text_of
 
 _CURE = (
     'Give the data set the order that it had (sort its list), or start anew '
@@ -31,7 +31,7 @@ def roots_of(dataset: Any) -> tuple[str, ...]:
     One may begin with another: data/mine2, and data/mine.
     """
     roots = (getattr(leaf, 'data_root', None) for leaf in leaves(dataset))
-    found = {root for root in roots if root and isinstance(root, str)}
+    found = {text for root in roots if (text := text_of(root))}
     return tuple(sorted(found, key=len, reverse=True))
 
 
@@ -45,9 +45,10 @@ def _without_root(path: str, roots: Iterable[str]) -> str:
 
 def path_number(path: Any, roots: Iterable[str]) -> int:
     """Return a number in int32 for a path; 0 where there is none."""
-    if not isinstance(path, str):
+    text = text_of(path)
+    if text is None:
         return 0
-    number = zlib.crc32(_without_root(path, roots).encode())
+    number = zlib.crc32(_without_root(text, roots).encode())
     return (number - 2**31) or 1
 
 
@@ -73,8 +74,8 @@ def fingerprint(dataset: Any) -> str:
             continue
         for info in _infos(leaf):
             path = info.get('img_path') if isinstance(info, dict) else None
-            if isinstance(path, str):
-                digest.update(_without_root(path, roots).encode() + b'\n')
+            if (text := text_of(path)) is not None:
+                digest.update(_without_root(text, roots).encode() + b'\n')
             else:
                 _feed(digest, info, roots)
     return digest.hexdigest()
@@ -119,8 +120,8 @@ def _feed(digest: Any, value: Any, roots: Sequence[str]) -> None:
         digest.update(b'[%d]' % len(value))
         for item in value:
             _feed(digest, item, roots)
-    elif isinstance(value, str):
-        digest.update(_without_root(value, roots).encode() + b'\n')
+    elif (text := text_of(value)) is not None:
+        digest.update(_without_root(text, roots).encode() + b'\n')
     elif isinstance(value, (int, float, bytes, np.generic)):
         plain = value.item() if isinstance(value, np.generic) else value
         digest.update(b'%r\n' % plain)

@@ -8,7 +8,7 @@ import torch
 from mmengine.registry import DATASETS
 from mmengine.structures import BaseDataElement
 
-from ..host.datasets import leaves, marked, note_fetches
+from ..host.datasets import leaves, marked, note_fetches, text_of
 from ..randomness import seeded
 from .identity import path_number, roots_of
 
@@ -69,7 +69,7 @@ class IndexedDataset:
         with self._drawing(index):
             data = self.dataset[index]
         sample = self._data_sample(data)
-        path = sample.get('img_path')
+        path = text_of(sample.get('img_path'))
         # The data set may keep both, the dict and the data sample.
         data = copy(data)
         data['data_samples'] = marked(
@@ -101,11 +101,11 @@ class IndexedDataset:
             )
         return sample
 
-    def _is_substitute(self, index: int, path: Any) -> bool:
+    def _is_substitute(self, index: int, path: str | None) -> bool:
         """Tell whether a sample stands in for the one asked for."""
         if self._notes.has_failed:
             return True
-        if self._notes.is_conclusive or not isinstance(path, str):
+        if self._notes.is_conclusive or path is None:
             return False
         # Several samples were looked up, as for a mosaic, or none, as for
         # one kept in memory: it must be the first, or that of the index.
@@ -116,7 +116,8 @@ class IndexedDataset:
         """Return the path that the data set lists for an index."""
         look_up = getattr(self.dataset, 'get_data_info', None)
         info = look_up(index) if look_up else None
-        return info.get('img_path') if isinstance(info, dict) else None
+        path = info.get('img_path') if isinstance(info, dict) else None
+        return text_of(path)
 
     def __len__(self) -> int:
         return len(self.dataset)

@@ -10,6 +10,7 @@ private name for the draw of a substitute, and data sets with a retry of their
 own call it too, some with the index that failed, as in mmdetection 2.
 """
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -87,7 +88,7 @@ class _LookUp:
         info = self.stock(*args, **kwargs)
         path = info.get('img_path') if isinstance(info, dict) else None
         sample = self.leaf, _index_of(args, kwargs)
-        self.notes.paths.setdefault(sample, path)
+        self.notes.paths.setdefault(sample, text_of(path))
         return info
 
 
@@ -100,6 +101,11 @@ class _Redraw:
     def __call__(self, *args: Any) -> int:
         self.notes.redrawn = True
         return self.stock(*args)
+
+
+def text_of(path: Any) -> str | None:
+    """Return a path, a str or one of pathlib, as text; else None."""
+    return os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
 
 
 def leaves(dataset: Any) -> Iterator[Any]:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from .. import records
 from ..datasets.identity import fingerprint, path_number, roots_of
+from ..host.datasets import text_of
 from ..host.types import type_name
 from ..pruned_run import STATE_KEY
 from . import runs
@@ -301,7 +302,7 @@ class _Paths:
         number = _value(self.identities, index)
         if number and number != path_number(path, self.roots):
             return None
-        return path if isinstance(path, str) else None
+        return text_of(path)
 
 
 def write_csv(table: Iterator[Row], file: TextIO) -> None:
