@@ -14,6 +14,7 @@ import torch
 import toys
 from mmcv.transforms import LoadAnnotations, RandomFlip
 from mmengine.hooks import Hook
+from mmengine.registry import DATASETS
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from infobatch_mm import InfoBatchHook, estimate
@@ -471,6 +472,32 @@ def test_without_its_data_there_are_indices(
     assert 'by their index alone' in notes[1] and reason in notes[1]
     assert {row['path'] for row in rows} == {''}
     assert sorted(int(row['index']) for row in rows) == list(range(24))
+
+
+@DATASETS.register_module()
+class LateScenes(toys.DigitScenes):
+    """Scenes that are listed when they are first asked for."""
+
+    def __init__(self, *, lazy_init, **settings):
+        self.is_late = lazy_init
+        super().__init__(**settings)
+
+    def full_init(self):
+        if not self.is_late:
+            super().full_init()
+        self.is_late = False
+
+
+def test_a_data_set_that_lists_its_samples_late(tmp_path, capsys):
+    cfg = toys.config(tmp_path, samples=8, epochs=1)
+    cfg.train_dataloader.dataset.dataset.update(
+        type='LateScenes', lazy_init=True
+    )
+    cfg.default_hooks.checkpoint.interval = 1
+    toys.train(cfg)
+    rows, notes = read(capsys, tmp_path)
+    assert len(notes) == 1
+    assert all(row['path'] for row in rows)
 
 
 def test_a_path_that_is_not_what_was_trained_on_is_left_out(run):

@@ -157,7 +157,10 @@ def build_dataset(cfg: Config) -> Any:
     dataset = cfg.train_dataloader.dataset
     if type_name(dataset) == 'IndexedDataset':
         dataset = dataset.dataset
-    return DATASETS.build(without_augmentation(dataset))
+    built = DATASETS.build(without_augmentation(dataset))
+    if hasattr(built, 'full_init'):  # with lazy_init, as mmengine's Runner
+        built.full_init()
+    return built
 
 
 def without_augmentation(node: Any) -> Any:
