@@ -65,6 +65,8 @@ class Parts:
         self.identities = Identities(
             self.dataset.dataset, len(self.loader.dataset)
         )
+        if get_world_size() > 1:
+            ranks.check_same_samples(self.identities.fingerprint)
         score = score_of(runner, options)
         self.run = new_run(runner, self.sampler, options, score)
         checks.check_pacing(self.run, runner.logger)

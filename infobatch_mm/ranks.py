@@ -42,6 +42,22 @@ def merge_trained(trained: torch.Tensor) -> None:
     trained |= counts.bool()
 
 
+def check_same_samples(fingerprint: str) -> None:
+    """Raise a RuntimeError if the ranks list other samples, or in other order.
+
+    Args:
+        fingerprint (str): A hash of the list of this rank.
+    """
+    if len(set(all_gather_object(fingerprint))) > 1:
+        raise RuntimeError(
+            'the ranks list different samples of the train data set, or list '
+            'them in different orders, so that the score which one finds for '
+            'an image would go to other images on the others. Sort the list '
+            'in its load_data_list(): the order of a set, or of a folder, may '
+            'be another in each process'
+        )
+
+
 def check_same_plan(digest: str) -> None:
     """Raise a RuntimeError if the ranks have planned different rounds."""
     digests = all_gather_object(digest)

@@ -19,7 +19,7 @@ from mmengine.dist import (
     master_only,
 )
 from mmengine.hooks import CheckpointHook, Hook
-from mmengine.registry import HOOKS, MODELS
+from mmengine.registry import DATASETS, HOOKS, MODELS
 from processes import Child, run_ranks
 from torch import nn
 
@@ -295,6 +295,25 @@ def expect_error(make_config, work_dir):
 
 def test_ranks_that_plan_differently_are_stopped(tmp_path):
     assert run_ranks(2, expect_error, seed_by_rank, tmp_path) == [0, 0]
+
+
+@DATASETS.register_module()
+class RankedData(light.LightData):
+    """Points in another order on each rank, as those of a set may be."""
+
+    def load_data_list(self):
+        return super().load_data_list()[:: -1 if get_rank() else 1]
+
+
+def expect_other_samples(work_dir):
+    cfg = light.config(work_dir, EPOCHS)
+    cfg.train_dataloader.dataset.dataset.type = 'RankedData'
+    with pytest.raises(RuntimeError, match='Sort the list'):
+        toys.train(distributed(cfg))
+
+
+def test_ranks_that_list_other_samples_are_stopped(tmp_path):
+    assert run_ranks(2, expect_other_samples, tmp_path) == [0, 0]
 
 
 @pytest.mark.parametrize('loop', [EPOCHS, ITERS])
