@@ -325,6 +325,18 @@ def test_test_flags_reach_the_config(config):
     assert cfg.test_dataloader.dataset.pipeline == [2]
 
 
+def test_of_several_metrics_one_writes_the_label_maps(config):
+    text = config.read_text() + "test_evaluator = [dict(type='A'), {}]\n"
+    config.write_text(text.replace('{}', "dict(type='mmseg.IoUMetric')"))
+    assert load_test(config, '--out', 'maps').test_evaluator == [
+        dict(type='A'),
+        dict(type='mmseg.IoUMetric', output_dir='maps', keep_results=True),
+    ]
+    config.write_text(text.replace('{}', "dict(type='B')"))
+    with pytest.raises(ValueError, match='has A, B alone'):
+        load_test(config, '--out', 'maps')
+
+
 @pytest.mark.parametrize(
     ('flag', 'message'),
     [

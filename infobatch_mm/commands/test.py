@@ -165,7 +165,14 @@ def keep_predictions(cfg: Config, out: str) -> None:
     else:
         known = cfg.test_evaluator
         if isinstance(known, list):  # only one of them writes label maps
-            known = next((m for m in known if type_name(m) == 'IoUMetric'), {})
+            names = [type_name(metric) for metric in known]
+            if 'IoUMetric' not in names:
+                raise ValueError(
+                    f'--out {out}: the IoUMetric writes the label maps, and '
+                    f'test_evaluator has {", ".join(names)} alone. Add '
+                    "dict(type='IoUMetric')"
+                )
+            known = known[names.index('IoUMetric')]
         known.update(output_dir=out, keep_results=True)
 
 
