@@ -1,7 +1,7 @@
 """What a run and its settings must be like, asked before its first step."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from typing import Any
 
 from mmengine.hooks import CheckpointHook
@@ -237,6 +237,22 @@ def check_batch_size(loader: DataLoader, batch_size: int) -> None:
             f'train_dataloader.batch_sampler.batch_size is {now}, and was '
             f'{batch_size} when training began, by which rounds are planned '
             'and samples counted. Leave it, or train without InfoBatch'
+        )
+
+
+def check_length(dataset: Sized, total: int) -> None:
+    """Raise a RuntimeError if the length of the train data set has changed.
+
+    Args:
+        dataset (Sized): The train data set.
+        total (int): Its samples when training began.
+    """
+    if len(dataset) != total:
+        raise RuntimeError(
+            f'the train data set has {len(dataset)} samples, and had '
+            f'{total} when training began, of which scores are kept and '
+            'rounds are drawn: others would never be trained on. Leave its '
+            'length, or train without InfoBatch'
         )
 
 

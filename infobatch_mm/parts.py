@@ -126,6 +126,7 @@ class Parts:
         checks.check_heads(runner.model, self.steps.heads)
         each = run.batch_size // self.sampler.world_size
         checks.check_batch_size(self.loader, each)
+        checks.check_length(self.loader.dataset, run.total)
         self.sampler.set_epoch(run.round)
         if self.exact_resume:
             self.dataset.seed_round(run.seed, run.round)

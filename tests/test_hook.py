@@ -390,6 +390,19 @@ def test_a_train_dataloader_that_is_replaced(tmp_path):
     assert runner.epoch == 1
 
 
+def test_a_data_set_that_grows(tmp_path):
+    class Grow(Hook):
+        def before_train_epoch(self, runner):
+            if runner.epoch == 2:
+                runner.train_dataloader.dataset.data_list += [dict(label=0)]
+
+    runner = Runner.from_cfg(light.config(tmp_path, EPOCHS))
+    runner.register_hook(Grow())
+    with pytest.raises(RuntimeError, match='has 27 samples, and had 26'):
+        runner.train()
+    assert runner.epoch == 2
+
+
 def test_a_head_that_is_replaced(tmp_path):
     class Replace(Hook):
         def after_train_epoch(self, runner):
