@@ -216,6 +216,12 @@ def test_a_config_in_the_place_of_a_checkpoint_is_named(config, capsys):
 def test_resume_leaves_load_from_as_mmseg_does(config):
     cfg = load_train(config, '--resume', '--cfg-options', 'load_from=a.pth')
     assert (cfg.resume, cfg.load_from) == (True, 'a.pth')
+    # In a file it names the weights to begin with.
+    config.write_text(config.read_text() + "load_from = 'b.pth'\n")
+    with pytest.raises(ValueError, match=r"go on from load_from='b\.pth'"):
+        load_train(config, '--resume')
+    assert load_train(config, '--resume', 'c.pth').load_from == 'c.pth'
+    assert load_train(config).load_from == 'b.pth'
 
 
 @pytest.mark.parametrize(

@@ -174,6 +174,22 @@ def set_resume(cfg: Config, resume: str | None) -> None:
         cfg.load_from = None
 
 
+def check_resume(cfg: Config, args: argparse.Namespace) -> None:
+    """Refuse to go on from what a config of mmseg only loads weights from.
+
+    mmseg's tool does, in place of the latest checkpoint, and a run that is
+    past its budget by then ends at once. On the command line it is meant.
+    """
+    is_meant = 'load_from' in (args.cfg_options or {})
+    if args.resume == 'auto' and cfg.get('load_from') and not is_meant:
+        raise ValueError(
+            f'--resume would go on from load_from={cfg.load_from!r} of the '
+            'config, and not from the latest checkpoint in the work dir. Name '
+            'the one to go on from, --resume CHECKPOINT, or leave --resume '
+            'out to begin with the weights of load_from'
+        )
+
+
 def apply_mmpretrain_flags(cfg: Config, args: argparse.Namespace) -> None:
     """Do to a config of mmpretrain what its own tool does, in place."""
     if args.no_validate:
@@ -217,6 +233,7 @@ def load_config(args: argparse.Namespace) -> Config:
     if args.amp:
         enable_amp(cfg)
     set_resume(cfg, args.resume)
+    check_resume(cfg, args)
     if running.is_mmpretrain(cfg):
         apply_mmpretrain_flags(cfg, args)
     if args.infobatch or args.infobatch_options:
