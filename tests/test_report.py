@@ -326,6 +326,13 @@ def test_runs_on_other_numbers_of_ranks_are_other_arms(tmp_path):
     assert [arm.name for arm in found.arms] == ['run_s0', 'run_s1']
 
 
+def test_a_run_without_a_config_is_named(tmp_path):
+    folder = fake(tmp_path / 'run', 0, [50.0])
+    (last_start(folder) / 'vis_data/config.py').unlink()
+    with pytest.raises(FileNotFoundError, match=r'was given its parts'):
+        sources.read([(None, folder)])
+
+
 def test_a_broken_comparison_is_named(tmp_path):
     (tmp_path / 'compare.json').write_text('{"cells": [')
     with pytest.raises(ValueError, match=r'compare\.json is broken'):

@@ -74,7 +74,13 @@ def config(work_dir: Path) -> Config:
 
 
 def _config_file(start: Path) -> Path:
-    return start / 'vis_data/config.py'
+    path = start / 'vis_data/config.py'
+    if not path.exists():
+        raise FileNotFoundError(
+            f'{start} has no vis_data/config.py, as that of a Runner which '
+            'was given its parts and no cfg. Make it by Runner.from_cfg(cfg)'
+        )
+    return path
 
 
 def rounds(work_dir: Path) -> list[Line]:
