@@ -86,11 +86,25 @@ def check_pacing(run: PrunedRun, logger: Any) -> None:
 
 
 def check_annealing(run: PrunedRun, logger: Any) -> None:
-    """Say so if no round is to come that uses all data at the end."""
+    """Say so if a run prunes in no round, or in its last one too."""
     clock = run.clock
+    if isinstance(run.policy, NoPruningPolicy):
+        return
+    # The rounds before it take scores of all samples.
+    first = max(1, int(run.warmup_rounds)) * clock.pass_ticks
+    if round(first - run.delta * clock.budget, 6) >= 0:
+        logger.warning(
+            f'nothing will be pruned: up to iteration {first} of the full-'
+            f'data run all {run.total} samples get scores (warmup_rounds='
+            f'{run.warmup_rounds}), and rounds that begin after '
+            f'{run.delta * clock.budget:g} of {clock.budget} use all data '
+            f'(delta={run.delta}). Train longer or, if a RepeatDataset makes '
+            'rounds that long, lower its times'
+        )
+        return
     last = (clock.budget - 1) // clock.pass_ticks * clock.pass_ticks
     share = last / clock.budget
-    if isinstance(run.policy, NoPruningPolicy) or run.delta == 1:
+    if run.delta == 1:
         return
     if round(share - run.delta, 6) < 0:
         logger.warning(

@@ -236,6 +236,24 @@ def test_a_run_without_a_last_round_of_all_data_says_so(delta, said):
     assert len(heard) == bool(said)
 
 
+@pytest.mark.parametrize(
+    'settings, prunes',
+    [
+        (dict(delta=0.2), True),  # rounds have 6 of 48 iterations
+        (dict(delta=0.125), False),
+        (dict(warmup_rounds=6), True),
+        (dict(warmup_rounds=7), False),
+        (dict(warmup_rounds=7, delta=1), True),
+        (dict(warmup_rounds=8, delta=1), False),
+        (dict(delta=0.125, policy=NoPruningPolicy()), True),
+    ],
+)
+def test_a_run_that_prunes_nothing_says_so(settings, prunes):
+    heard = []
+    check_annealing(new_run(**settings), SimpleNamespace(warning=heard.append))
+    assert any('nothing will be pruned' in text for text in heard) != prunes
+
+
 @pytest.mark.parametrize('batch', [2, 8])
 def test_an_epoch_ends_with_its_round_under_another_batch_size(batch):
     first = Training(new_run(clock=EpochClock)).until(13)
