@@ -145,8 +145,9 @@ def metric_of(
     values = history[f'val/{name}'].data[0].tolist()
     found = dict(metric=name, metric_last=values[-1])
     if rule := rules.get(name) or _inferred_rule(name):
-        best = max(values) if rule == 'greater' else min(values)
-        found['metric_best'] = best
+        finite = [v for v in values if math.isfinite(v)] or [math.nan]
+        best = max if rule == 'greater' else min
+        found['metric_best'] = best(finite)
     return found
 
 

@@ -10,11 +10,12 @@ import pytest
 import torch
 import toys
 from mmengine.hooks import CheckpointHook, Hook
+from mmengine.logging import HistoryBuffer
 from mmengine.registry import DATA_SAMPLERS, HOOKS
 from mmengine.runner import Runner
 from torch.utils.data import BatchSampler
 
-from infobatch_mm import InfoBatchHook, checks
+from infobatch_mm import InfoBatchHook, checks, records
 from infobatch_mm.report import runs
 from infobatch_mm.sampler import InfoBatchSampler
 
@@ -120,6 +121,12 @@ def test_the_best_is_that_of_save_best(tmp_path):
     summary = toys.hook_of(runner := toys.train(cfg)).summary(runner)
     # mmengine could not tell from the name which number of samples is best.
     assert summary['metric_best'] == summary['metric_last'] == 4
+
+
+def test_the_best_is_a_number():
+    history = {'val/mIoU': HistoryBuffer([math.nan, 60.0, 50.0], [1] * 3)}
+    found = records.metric_of(history)
+    assert found == dict(metric='mIoU', metric_last=50, metric_best=60)
 
 
 def test_the_log_has_a_line_a_round(run):
