@@ -238,11 +238,20 @@ def _recorded(
     **kwargs: Any,
 ) -> Any:
     """Run a training step, recorded if it is one of the batch."""
-    step = stock or partial(type(model).train_step, model)
+    step = stock or _stock_step(model)
     if not _is_same(data, batch, ledger):
         return step(data, *args, **kwargs)
     with ledger.open_again():
         return step(data, *args, **kwargs)
+
+
+def _stock_step(model: Any) -> Any:
+    """Return the ``train_step`` that a model has beside the recorded one."""
+    kind = type(model)
+    if hasattr(kind, 'train_step'):
+        return partial(kind.train_step, model)
+    # That of the model within, as mmpretrain's LoRAModel hands it on.
+    return kind.__getattr__(model, 'train_step')
 
 
 def _is_same(data: Any, batch: Any, ledger: Ledger) -> bool:

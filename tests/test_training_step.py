@@ -153,6 +153,36 @@ def test_a_step_on_other_data_is_a_stock_one(tmp_path):
     assert scores.isfinite().all() and len(plans) == 3
 
 
+@MODELS.register_module()
+class Adapted(nn.Module):
+    """Hand all on to a model within, as mmpretrain's LoRAModel does."""
+
+    def __init__(self):
+        super().__init__()
+        self.module = light.LightModel()
+
+    def forward(self, *args, **kwargs):
+        return self.module(*args, **kwargs)
+
+    def __getattr__(self, name):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.module, name)
+
+
+def test_a_model_may_hand_on_the_train_step_of_another(tmp_path):
+    found = []
+    for kind in ('LightModel', 'Adapted'):
+        cfg = light.config(tmp_path / kind, LOOPS['epochs'])
+        cfg.model = dict(type=kind)
+        runner = toys.train(cfg)
+        weight = runner.model.head.fc.weight
+        found.append((weight, toys.hook_of(runner).board.scores))
+    torch.testing.assert_close(*found, rtol=0, atol=0)
+    assert 'train_step' not in vars(runner.model)
+
+
 def test_a_loop_that_goes_around_train_step_is_an_error(tmp_path, monkeypatch):
     """Its heads would be stock heads, and nothing would be weighted."""
 
