@@ -323,6 +323,27 @@ def test_a_loss_that_is_called_without_a_factor():
     torch.testing.assert_close(ledger.close()[1], torch.stack(expected))
 
 
+@MODELS.register_module()
+class ByFactor(nn.Module):
+    """A loss whose factor stands where an argument may be without a name."""
+
+    def forward(self, cls_score, label, avg_factor=None):
+        losses = nn.functional.cross_entropy(
+            cls_score, label, reduction='none'
+        )
+        return losses.sum() / avg_factor
+
+
+@pytest.mark.parametrize('as_factor', [int, torch.tensor])
+def test_a_factor_is_that_of_one_image_wherever_it_stands(as_factor):
+    head = build(head_config('LinearClsHead', loss=dict(type='ByFactor')))
+    ledger = open_ledger(attach(head), [1.0] * 4)
+    logits, labels = torch.randn(4, CLASSES), torch.arange(4)
+    head.loss_module(logits, labels, avg_factor=as_factor(4))
+    expected = nn.functional.cross_entropy(logits, labels, reduction='none')
+    torch.testing.assert_close(ledger.close()[1], expected)
+
+
 @pytest.mark.parametrize('loss', LOSSES)
 def test_scoring_leaves_no_trace(loss):
     """Neither in the random state nor in what the loss counts."""

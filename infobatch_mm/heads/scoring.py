@@ -33,11 +33,6 @@ class Scored(Protocol):
 
     infobatch_batch_axis: int
 
-    def infobatch_alone(
-        self, stock_loss: Callable[..., Any]
-    ) -> Callable[..., Any]:
-        """Return what computes the stock losses of a batch of one image."""
-
     def infobatch_loss_modules(self) -> list[nn.Module]:
         """Return the modules that get outputs and labels within the call."""
 
@@ -108,7 +103,6 @@ def score_image_by_image(head: Scored, call: SeamCall) -> Tensor:
         Tensor: Scores, shape (R,); NaN for an image without a label whose
         loss upstream cannot compute (binary cross-entropy).
     """
-    alone = head.infobatch_alone(call.stock_loss)
     bound = signature(call.stock_loss).bind(*call.args, **call.kwargs)
     whole = dict(bound.arguments)
     images, axis = len(call.weights), head.infobatch_batch_axis
@@ -128,7 +122,7 @@ def score_image_by_image(head: Scored, call: SeamCall) -> Tensor:
             bound.arguments.update(_select(whole, image, axis))
             try:
                 with cropped(losses_of, parts and parts[image]):
-                    losses = alone(*bound.args, **bound.kwargs)
+                    losses = call.stock_loss(*bound.args, **bound.kwargs)
                 scores.append(total_loss(losses))
             except RuntimeError:
                 if not _is_blank(head, bound.arguments):
@@ -174,9 +168,12 @@ def _select(value: Any, image: int, axis: int, name: str = '') -> Any:
 
     A list holds one item a layer, unless it is one of data samples or is
     named as mmdet names what it has of each image: ``batch_img_metas``, ...
+    An ``avg_factor`` is the number of images, by which the loss is divided.
     """
+    if name == 'avg_factor' and value is not None:
+        return 1
     if isinstance(value, Tensor):
-        return value.narrow(axis, image, 1)
+        return value.narrow(axis, image, 1) if value.dim() else value
     if isinstance(value, Mapping):
         return {k: _select(v, image, axis, k) for k, v in value.items()}
     if isinstance(value, (tuple, list)):

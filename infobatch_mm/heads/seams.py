@@ -5,7 +5,7 @@ call their ``loss_module``, be it once a step, several times (Conformer) or
 past their own ``_get_loss`` (ArcFace).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor, nn
@@ -57,18 +57,6 @@ class LossModuleMixin(WeightedHeadMixin):
     def infobatch_check(self, inputs: Any, rows: int) -> None:
         """Raise a ValueError unless the loss gets all rows."""
         _check_batch(inputs, rows, type(self).__name__)
-
-    def infobatch_alone(
-        self: Any, stock_loss: Callable[..., Any]
-    ) -> Callable[..., Any]:
-        """Return what divides by one image."""
-
-        def alone(*args: Any, **kwargs: Any) -> Any:
-            if kwargs.get('avg_factor') is not None:
-                kwargs['avg_factor'] = 1
-            return stock_loss(*args, **kwargs)
-
-        return alone
 
     def infobatch_loss_modules(self: Any) -> list[nn.Module]:
         """Return the loss module itself."""

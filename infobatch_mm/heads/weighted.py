@@ -90,12 +90,6 @@ class WeightedHeadMixin(Swapped):
     def infobatch_check(self, inputs: Any, rows: int) -> None:
         """Raise a ValueError if the inputs are not those of the rows."""
 
-    def infobatch_alone(
-        self, stock_loss: Callable[..., Any]
-    ) -> Callable[..., Any]:
-        """Return what computes the stock losses of a batch of one image."""
-        return stock_loss
-
     def infobatch_loss_modules(self) -> list[nn.Module]:
         """Return the modules that get outputs and labels within the seam."""
         raise NotImplementedError
