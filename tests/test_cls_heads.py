@@ -344,6 +344,23 @@ def test_a_factor_is_that_of_one_image_wherever_it_stands(as_factor):
     torch.testing.assert_close(ledger.close()[1], expected)
 
 
+@MODELS.register_module()
+class FromOne(nn.Module):
+    """A loss that counts its labels from one, and says so in place."""
+
+    def forward(self, cls_score, label, avg_factor):
+        label -= 1
+        return nn.functional.cross_entropy(cls_score, label)
+
+
+def test_scoring_leaves_the_labels_to_the_loss():
+    head = build(head_config('LinearClsHead', loss=dict(type='FromOne')))
+    open_ledger(attach(head), [1.0] * 4)
+    labels = torch.arange(1, 5)
+    head.loss_module(torch.randn(4, CLASSES), labels, avg_factor=4)
+    assert labels.tolist() == [0, 1, 2, 3]
+
+
 @pytest.mark.parametrize('loss', LOSSES)
 def test_scoring_leaves_no_trace(loss):
     """Neither in the random state nor in what the loss counts."""

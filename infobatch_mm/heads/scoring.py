@@ -173,7 +173,8 @@ def _select(value: Any, image: int, axis: int, name: str = '') -> Any:
     if name == 'avg_factor' and value is not None:
         return 1
     if isinstance(value, Tensor):
-        return value.narrow(axis, image, 1) if value.dim() else value
+        part = value.narrow(axis, image, 1) if value.dim() else value
+        return part.clone()  # since a loss may change its labels in place
     if isinstance(value, Mapping):
         return {k: _select(v, image, axis, k) for k, v in value.items()}
     if isinstance(value, (tuple, list)):
