@@ -539,6 +539,21 @@ def test_so_is_a_class_balanced_one():
     torch.testing.assert_close(together, torch.cat(alone))
 
 
+def test_images_that_are_resized_after_padding_are_scored_as_a_whole():
+    """Where they lie in their padded form says nothing of the new one."""
+    batch = padded([0, 1, 2], size_divisor=32)
+    samples = batch['data_samples']
+    for sample in samples:
+        large = sample.gt_sem_seg.data.repeat_interleave(2, -1)
+        sample.gt_sem_seg = PixelData(data=large.repeat_interleave(2, -2))
+    logits = logits_of(F.interpolate(batch['inputs'], scale_factor=2.0))
+    _, head = pair(toys.fcn_head())
+    found = scores_of(head, logits, samples)
+    for sample in samples:
+        del sample.padding_size
+    torch.testing.assert_close(found, scores_of(head, logits, samples))
+
+
 def test_parts_of_a_batch():
     samples = padded([0, 1], size_divisor=1)['data_samples']
     small, large = own_parts((None, samples), {})

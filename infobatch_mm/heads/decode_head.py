@@ -157,6 +157,8 @@ def losses_and_pixel_scores(
     modules = _loss_modules(head)
     assert len(kept) == len(modules)
     own = own_parts(call.args, call.kwargs)
+    if own is not None and kept[0].labels.shape[1:] != own[0].padded:
+        own = None  # resized since, or cropped
     if own is not None:
         kept = [without_padding(pixels, own) for pixels in kept]
     if head.infobatch_ledger.class_balanced:
