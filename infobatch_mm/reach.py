@@ -18,6 +18,7 @@ from mmengine.dist import all_gather_object
 from mmengine.logging import MessageHub
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from .host.untouched import Untouched, UntouchedRandomness, every_module
 
@@ -211,12 +212,19 @@ def _gradients(
             size = gradient.detach().abs().amax()
             sizes[name] = torch.maximum(sizes.get(name, size), size)
 
+    def hold_back(*_: Any) -> None:
+        # An optimizer within another is past the wrapper: SAM has one.
+        for name, parameter in parameters.items():
+            note(name, parameter)
+            parameter.grad = None
+
     with untouched_model(inner) as parameters, no_sync():
         # As they come, since a train_step may clear them before it ends ...
         handles = [
             parameter.register_post_accumulate_grad_hook(partial(note, name))
             for name, parameter in parameters.items()
         ]
+        handles.append(register_optimizer_step_pre_hook(hold_back))
         try:
             _own_step(inner)(deepcopy(batch), optim_wrapper=wrapper)
         finally:

@@ -554,6 +554,10 @@ def test_so_is_one_whose_step_raises():
     check_equal(state_of(model, batch), before)
 
 
+# A run that looks, and prunes nothing. NoPruningPolicy does not look.
+LOOKS = dict(delta=0.0, exact_resume=False)
+
+
 @MODELS.register_module()
 class OwnSteps(light.LightModel):
     """Go around the wrapper in its train_step, as models of adversaries do."""
@@ -569,6 +573,7 @@ class OwnSteps(light.LightModel):
             optimizer=lambda: optim_wrapper['all'].optimizer,
             values=lambda: next(iter(optim_wrapper.values())),
             items=lambda: dict(optim_wrapper.items())['all'],
+            within=lambda: optim_wrapper['all'].optimizer.base,  # as SAM has
         )[self.way]()
         wrapper.zero_grad()
         losses = self._run_forward(data, mode='loss')
@@ -586,10 +591,13 @@ class OneOfMany:
 
     def __call__(self, model):
         optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+        optimizer.base = torch.optim.SGD(
+            model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1
+        )
         return OptimWrapperDict(all=OptimWrapper(optimizer))
 
 
-@pytest.mark.parametrize('way', ['optimizer', 'values', 'items'])
+@pytest.mark.parametrize('way', ['optimizer', 'values', 'items', 'within'])
 def test_an_optimizer_makes_no_step_while_it_looks(tmp_path, way):
     found = []
     for pruned in (False, True):
@@ -598,7 +606,7 @@ def test_an_optimizer_makes_no_step_while_it_looks(tmp_path, way):
         cfg.optim_wrapper.constructor = 'OneOfMany'
         cfg.log_processor.custom_cfg = []
         if pruned:
-            cfg.custom_hooks[0].policy = dict(type='NoPruningPolicy')
+            cfg.custom_hooks[0].update(LOOKS)
         runner = toys.train(cfg)
         optimizer = runner.optim_wrapper['all'].optimizer
         found.append((runner.model.state_dict(), optimizer.state_dict()))
@@ -647,7 +655,7 @@ def test_a_run_that_prunes_nothing_is_stock_with_all_this_state(tmp_path):
         cfg = light.config(tmp_path / str(pruned), LOOP, pruned=pruned)
         cfg.model = dict(type='BusyModel', weighted=pruned)
         if pruned:
-            cfg.custom_hooks[0].policy = dict(type='NoPruningPolicy')
+            cfg.custom_hooks[0].update(LOOKS)
         random.seed(1)
         runner = toys.train(cfg)
         found.append(state_of(runner.model, dict(inputs=())))
