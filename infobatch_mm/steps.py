@@ -168,14 +168,15 @@ class Steps:
         """See that all heads that train were weighted in a step.
 
         One that drops out of the loss in the middle of a run does no harm if
-        nothing else trains it, which is looked for before the next step.
+        nothing else trains it, which is looked for before the next step, if
+        it is looked at all.
         """
-        self._has_stepped = True
         if self._looks and self.ledger.reporters:
             if checks.silent_heads(self._training_heads, self.ledger):
                 self.has_looked = False
-        else:
+        elif not (self._has_stepped and self.ledger.reporters):
             checks.check_reported(self._training_heads, self.ledger)
+        self._has_stepped = True
 
     def _leave_out_silent(self) -> None:
         """Expect no loss of heads that have none in a step without weights."""

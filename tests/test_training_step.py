@@ -909,8 +909,14 @@ def test_a_loss_without_gradients_is_not_scored(tmp_path):
     assert torch.equal(scores[0].board.scores, scores[1].board.scores)
 
 
-def test_a_head_may_drop_out_of_the_loss(tmp_path):
-    runner = toys.train(watching(tmp_path, leaves_out=True))
+@pytest.mark.parametrize('option', ['looks', 'allows', 'prunes nothing'])
+def test_a_head_may_drop_out_of_the_loss(tmp_path, option):
+    cfg = watching(tmp_path, leaves_out=True)
+    if option == 'allows':
+        cfg.custom_hooks[0].unweighted = 'allow'
+    if option == 'prunes nothing':
+        cfg.custom_hooks[0].policy = dict(type='NoPruningPolicy')
+    runner = toys.train(cfg)
     assert runner.epoch == 6 and toys.hook_of(runner).summary(runner)
 
 
