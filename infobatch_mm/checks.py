@@ -55,7 +55,8 @@ def check_hooks(hooks: Sequence[Any], ours: Any) -> None:
     for hook in hooks:
         recipes = getattr(hook, 'schedule', None)
         if isinstance(recipes, Mapping) and any(
-            'loss' in recipe for recipe in recipes.values()
+            isinstance(recipe, Mapping) and 'loss' in recipe
+            for recipe in recipes.values()
         ):
             raise ValueError(
                 f'{type(hook).__name__} switches to another loss in the '

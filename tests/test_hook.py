@@ -358,6 +358,16 @@ def test_a_switch_of_the_loss(tmp_path):
     runner.train()
 
 
+@pytest.mark.parametrize('value', [0.1, 'loss_a', None])
+def test_a_schedule_of_another_kind_is_no_switch(tmp_path, value):
+    """As of a hook that raises the rate of stochastic depth."""
+    runner = Runner.from_cfg(light.config(tmp_path, EPOCHS))
+    hook = Hook()
+    hook.schedule = {0: value}
+    runner.register_hook(hook)
+    runner.train()
+
+
 @pytest.mark.parametrize(
     ('kept', 'batch', 'ranks', 'round_up', 'fits'),
     [
