@@ -783,6 +783,19 @@ def test_what_cannot_be_copied_is_shared():
     assert next(module.stream) == 1
 
 
+def test_a_module_of_torch_script_has_its_buffers_again():
+    """As a teacher may be that was saved as one."""
+    teacher = torch.jit.script(nn.Sequential(nn.BatchNorm1d(2)))
+    module = nn.ModuleDict(dict(teacher=teacher))
+    before = deepcopy(module.state_dict())
+    with Untouched(module.modules()) as state:
+        teacher(torch.randn(3, 2))
+        state.renew()
+        teacher(torch.randn(3, 2))
+        assert module.state_dict()['teacher.0.num_batches_tracked'] == 1
+    check_equal(module.state_dict(), before)
+
+
 class Watcher:
     def __init__(self):
         self.seen = []

@@ -123,6 +123,23 @@ class _Kept:
         self.own.update(self.before)
 
 
+class _KeptScript:
+    """The buffers of a module of TorchScript, which knows no tables."""
+
+    def __init__(self, module: torch.jit.ScriptModule) -> None:
+        self.buffers = [each.data for each in module.buffers(recurse=False)]
+        self.before = [buffer.clone() for buffer in self.buffers]
+
+    def renew(self, memo: dict[int, Any]) -> None:
+        """Let the module have what it had, which it works on itself."""
+        self.put_back()
+
+    def put_back(self) -> None:
+        """Let the module have what it had."""
+        for buffer, value in zip(self.buffers, self.before, strict=True):
+            buffer.copy_(value)
+
+
 class _KeptCell:
     """A variable that a function shares with where it was defined."""
 
@@ -156,8 +173,10 @@ class Untouched:
             for function in _hooks_of(module):
                 unique.update((id(o), o) for o in _objects_of(function))
                 cells.update((id(c), c) for c in _cells_of(function))
-        self._kept: list[_Kept | _KeptCell] = [
-            _Kept(owner)
+        self._kept: list[_Kept | _KeptScript | _KeptCell] = [
+            _KeptScript(owner)
+            if isinstance(owner, torch.jit.ScriptModule)
+            else _Kept(owner)
             for owner in unique.values()
             if not _is_stateless(owner)
         ]
