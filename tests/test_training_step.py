@@ -775,11 +775,23 @@ def test_the_modules_and_parameters_are_shared():
     assert module[1].num_batches_tracked == 0
 
 
+class Proxy:
+    """Hand on attributes, also those that its copy is asked for too early."""
+
+    def __init__(self, inner):
+        self.__dict__['inner'] = inner
+
+    def __getattr__(self, name):
+        return getattr(self.__dict__['inner'], name)
+
+
 def test_what_cannot_be_copied_is_shared():
     module = Stateful()
     module.stream = (i for i in range(3))
+    module.proxy = proxy = Proxy([])
     with Untouched([module]):
         next(module.stream)
+        assert module.proxy is proxy
     assert next(module.stream) == 1
 
 

@@ -74,7 +74,7 @@ def _copied(value: Any, memo: dict[int, Any], objects: bool) -> Any:
         return value
     try:
         twin = copy.copy(value)
-    except (TypeError, ValueError, RuntimeError, NotImplementedError):
+    except Exception:  # whatever its class makes of it
         return value
     if isinstance(twin, dict):
         twin.update(
