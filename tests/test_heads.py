@@ -2,7 +2,9 @@
 
 import pickle
 import threading
+from collections import OrderedDict
 from copy import deepcopy
+from typing import NamedTuple
 from unittest.mock import patch
 
 import light
@@ -233,6 +235,36 @@ def test_a_failing_stock_loss_leaves_cross_entropy_as_it_was():
     with pytest.raises(IndexError, match='out of bounds'):
         scores_of(head, torch.zeros(4, 11, 16, 16), samples)
     assert cross_entropy_loss.F is stock
+
+
+class Outputs(NamedTuple):
+    logits: torch.Tensor
+    features: torch.Tensor
+
+
+class OutputsOfTheUser(OrderedDict):
+    def __getattr__(self, name):
+        return self[name]
+
+
+class AdjustedHead(nn.Module):
+    """Take outputs by name, and what there is one of for each class."""
+
+    def loss_by_feat(self, outputs, labels, frequencies):
+        logits = outputs.logits + frequencies.log()
+        return dict(loss=F.cross_entropy(logits, labels))
+
+
+@pytest.mark.parametrize('kind', [Outputs, OutputsOfTheUser])
+def test_an_image_alone_comes_as_the_batch_does(kind):
+    head, labels = attach(AdjustedHead()), torch.tensor([0, 2, 1, 1])
+    outputs = kind(logits=torch.randn(4, 3), features=torch.randn(4, 5))
+    frequencies = torch.tensor([0.7, 0.2, 0.1])
+    open_ledger(head, torch.ones(4))
+    head.loss_by_feat(outputs, labels, frequencies)
+    logits = outputs.logits + frequencies.log()
+    expected = F.cross_entropy(logits, labels, reduction='none')
+    torch.testing.assert_close(head.infobatch_ledger.close()[1], expected)
 
 
 class CountingLoss(nn.Module):

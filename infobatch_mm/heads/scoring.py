@@ -7,6 +7,7 @@ does. Losses for which one pass is enough register it with
 :func:`losses_and_scores`.
 """
 
+import copy
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from inspect import signature
@@ -119,7 +120,8 @@ def score_image_by_image(head: Scored, call: SeamCall) -> Tensor:
         for image in range(images):
             randomness.renew()
             state.renew()
-            bound.arguments.update(_select(whole, image, axis))
+            alone = _select(whole, image, images, axis)
+            bound.arguments.update(alone)
             try:
                 with cropped(losses_of, parts and parts[image]):
                     losses = call.stock_loss(*bound.args, **bound.kwargs)
@@ -163,23 +165,36 @@ def _is_blank(head: Any, arguments: Mapping[str, Any]) -> bool:
     )
 
 
-def _select(value: Any, image: int, axis: int, name: str = '') -> Any:
+def _select(
+    value: Any, image: int, images: int, axis: int, name: str = ''
+) -> Any:
     """Cut everything that is per image down to one image.
 
     A list holds one item a layer, unless it is one of data samples or is
     named as mmdet names what it has of each image: ``batch_img_metas``, ...
     An ``avg_factor`` is the number of images, by which the loss is divided.
     """
+
+    def select(item: Any, name: str = '') -> Any:
+        return _select(item, image, images, axis, name)
+
     if name == 'avg_factor' and value is not None:
         return 1
     if isinstance(value, Tensor):
-        part = value.narrow(axis, image, 1) if value.dim() else value
+        is_of_images = value.dim() > axis and value.shape[axis] == images
+        part = value.narrow(axis, image, 1) if is_of_images else value
         return part.clone()  # since a loss may change its labels in place
-    if isinstance(value, Mapping):
-        return {k: _select(v, image, axis, k) for k, v in value.items()}
+    if isinstance(value, dict):
+        twin = copy.copy(value)  # of its class, with its attributes
+        for key, item in value.items():
+            twin[key] = select(item, key)
+        return twin
     if isinstance(value, (tuple, list)):
         is_sample = value and isinstance(value[0], BaseDataElement)
         if is_sample or name.startswith('batch_'):
             return value[image : image + 1]
-        return type(value)(_select(item, image, axis) for item in value)
+        items = [select(item) for item in value]
+        if hasattr(value, '_fields'):  # a named tuple
+            return type(value)(*items)
+        return type(value)(items)
     return value
