@@ -693,6 +693,14 @@ def test_a_sample_that_is_not_of_the_batch_is_an_error():
         head.loss(feats, numbered_samples('LinearClsHead'))
 
 
+def test_a_loss_module_that_the_model_calls_itself_is_an_error():
+    head = build(cls_toys.weighted(head_config('LinearClsHead')))
+    opened(head)
+    logits, labels = torch.randn(3, CLASSES), torch.arange(3)
+    with pytest.raises(RuntimeError, match='past the loss.. of its head'):
+        head.loss_module(logits, labels)
+
+
 def test_a_sample_without_an_id_is_an_error():
     head = build(cls_toys.weighted(head_config('LinearClsHead')))
     opened(head)

@@ -98,9 +98,15 @@ def rows_of(head: HasLedger, args: Any, kwargs: Any) -> Rows:
     noted = note(ledger.noted, args, kwargs)
     if noted is not None and noted.ids == ledger.samples:
         return ledger.rows(ledger.samples)
-    found = [None] if noted is None else noted.ids
-    ids = [index for index in found if index is not None]
-    if len(ids) < len(found):
+    if noted is None:
+        raise RuntimeError(
+            f'{type(head).__name__} was called in a training step past the '
+            'loss() of its head, and is given no data samples itself, so it '
+            'cannot be told which weight belongs to which row. Let the model '
+            'call loss(features, data_samples) of the head, and that the rest'
+        )
+    ids = [index for index in noted.ids if index is not None]
+    if len(ids) < len(noted.ids):
         raise RuntimeError(
             f'{type(head).__name__} computed a loss in a training step from '
             f'samples that carry no {INDEX}, so it cannot be told which '
