@@ -23,6 +23,7 @@ from mmseg.structures import SegDataSample
 from processes import run_code, run_ranks
 from torch import nn
 
+from infobatch_mm.binding import find_heads
 from infobatch_mm.heads import WeightedHeadMixin, attach
 from infobatch_mm.heads.decode_head import has_plain_cross_entropy
 from infobatch_mm.heads.padding import own_parts
@@ -482,6 +483,17 @@ def test_building_does_not_change_the_config():
 def test_a_head_without_loss_by_feat_is_an_error():
     with pytest.raises(TypeError, match='Linear has no loss_by_feat'):
         attach(nn.Linear(2, 2))
+
+
+def test_a_compiled_head_is_weighted_as_the_head_within():
+    for head in (light.LightHead(), attach(light.LightHead())):
+        compiled = attach(torch.compile(head, backend='eager'))
+        assert find_heads(compiled) == {'_orig_mod': head}
+        points, samples = batch()
+        open_ledger(head, torch.zeros(len(points)))
+        losses = compiled.loss_by_feat(compiled.fc(points), samples)
+        losses['loss_ce'].backward()
+        assert head.fc.weight.grad.count_nonzero() == 0
 
 
 def test_attaching_twice_changes_nothing():

@@ -83,7 +83,8 @@ def seam_of(head: nn.Module) -> nn.Module | None:
     A loss module counts if its owner can predict. Those of pretraining cannot;
     their losses compare the images of a batch, or are over parts of them.
     """
-    if callable(getattr(head, 'loss_by_feat', None)):
+    # Of its class: a wrapper hands on that of the head within.
+    if callable(getattr(type(head), 'loss_by_feat', None)):
         return head
     loss = getattr(head, 'loss_module', None)
     predicts = callable(getattr(head, 'predict', None))
