@@ -181,14 +181,15 @@ def unreached_parameters(
 
     Returns:
         list[str] | None: Their names; None if the batch cannot tell, since
-        its loss is not finite.
+        its loss, or a gradient of it, is not finite.
     """
     sizes = _gradients(model, batch, optim_wrapper, scaled=True)
     overflows = not all(map(math.isfinite, (sizes or {}).values()))
     if any(all_gather_object(overflows)):  # all ranks once more, or none
         # The scale of the loss is too large, as it is when training begins.
         sizes = _gradients(model, batch, optim_wrapper, scaled=False)
-    if sizes is None:
+    # Zero times infinity is no number.
+    if sizes is None or not all(map(math.isfinite, sizes.values())):
         return None
     return [name for name, size in sizes.items() if size]
 

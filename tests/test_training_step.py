@@ -336,6 +336,26 @@ def test_a_batch_without_a_finite_loss_puts_it_off(tmp_path):
     assert not toys.hook_of(runner).steps.has_looked
 
 
+class Rooted(light.LightHead):
+    """Take a root at zero, whose gradient is not finite."""
+
+    def loss_by_feat(self, logits, data_samples):
+        losses = super().loss_by_feat(logits, data_samples)
+        root = (logits - logits.detach()).square().sum().sqrt()
+        return dict(loss=losses['loss_ce'] + root)
+
+
+def test_a_batch_without_a_finite_gradient_puts_it_off():
+    """Float16's scaler leaves such a step out, and nothing escapes."""
+    model = light.LightModel()
+    model.head = attach(Rooted())
+    data = DATASETS.build(dict(type='LightData', size=4))
+    batch = pseudo_collate([data[i] for i in range(4)])
+    model.head.infobatch_ledger.open(torch.arange(4), torch.zeros(4))
+    wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
+    assert unreached_parameters(model, batch, wrapper) is None
+
+
 @HOOKS.register_module()
 class Rounds(Hook):
     """Note in which rounds a look is due, and what trained before."""
