@@ -11,14 +11,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 
 class _ScaleGradient(torch.autograd.Function):
     """Identity whose backward multiplies along one axis by weights.
 
     The gradient of ``squares``, if there are any, is the squared norm of each
-    image's gradient before that.
+    image's gradient before that. It is differentiated once: in a penalty on
+    the gradient itself each weight would count twice.
     """
 
     @staticmethod
@@ -35,6 +36,7 @@ class _ScaleGradient(torch.autograd.Function):
         return inputs.view_as(inputs)
 
     @staticmethod
+    @once_differentiable
     def backward(
         ctx: Any, gradient: Tensor
     ) -> tuple[Tensor, None, None, Tensor | None]:

@@ -345,6 +345,16 @@ def test_a_weight_of_zero_leaves_no_gradient():
     assert scaled_gradient(leaf(4, 3), torch.zeros(4)).count_nonzero() == 0
 
 
+def test_a_penalty_on_the_gradient_is_refused():
+    """It would get the square of the weights, and none of a weight of 0."""
+    points = torch.randn(4, 3, requires_grad=True)
+    scaled = scale_gradient(points @ torch.randn(3, 2), FACTORS)
+    loss = scaled.square().mean()
+    (gradient,) = torch.autograd.grad(loss, points, create_graph=True)
+    with pytest.raises(RuntimeError, match='differentiate twice'):
+        gradient.square().sum().backward()
+
+
 def test_half_precision_is_weighted_in_float32_and_rounded_once():
     logits = leaf(4, 50, dtype=torch.bfloat16)
     weights = torch.tensor([4 / 3, 10 / 7, 1.1, 1.7])
