@@ -24,7 +24,7 @@ from infobatch_mm.binding import find_heads
 from infobatch_mm.checks import check_reported
 from infobatch_mm.heads import WeightedHeadMixin, attach, follow_samples
 from infobatch_mm.heads.cls_head import is_mean_over_images
-from infobatch_mm.heads.scoring import total_loss
+from infobatch_mm.heads.scoring import scores_in_one_pass, total_loss
 from infobatch_mm.ledger import Ledger
 
 # mmpretrain says so of its own head.
@@ -209,7 +209,7 @@ def gradients(head, kind, batch_size, weights=None):
 
 def test_every_stock_head_is_here():
     # CLIP's head does not classify, nor do the regression heads, which
-    # OneDL has added.
+    # OneDL has added and which have a test of their own.
     heads = mmpretrain.models.heads
     kinds = {
         name
@@ -251,6 +251,26 @@ def test_of_every_loss(loss):
     found = head_scores(head, feats, samples)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     assert found.unique().numel() == 4
+
+
+@pytest.mark.skipif(
+    'LinearRegressionHead' not in MODELS, reason='only OneDL has it'
+)
+@pytest.mark.parametrize('loss_type', ['L1Loss', 'MSELoss'])
+@torch.no_grad()
+def test_a_regression_is_scored_by_its_loss(loss_type):
+    """The gradients of absolute errors all have the same norm."""
+    loss = dict(type='RegressionLoss', loss_type=loss_type, loss_weight=0.5)
+    stock, head = pair(dict(type='LinearRegressionHead', loss=loss, **SIZES))
+    _, feats = features('LinearClsHead', 4)
+    values = torch.randn(
+        4, CLASSES, generator=torch.Generator().manual_seed(2)
+    )
+    samples = [DataSample().set_gt_score(each) for each in values]
+    expected = stock_scores(stock, feats, samples)
+    found = head_scores(head, feats, samples)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    assert scores_in_one_pass(head.loss_module)
 
 
 def norms_alone(head, feats, samples):

@@ -4,12 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from mmpretrain.models.losses import (
-    AsymmetricLoss,
-    CrossEntropyLoss,
-    FocalLoss,
-    LabelSmoothLoss,
-)
+from mmpretrain.models import losses as stock_losses
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
@@ -21,8 +16,19 @@ from .scoring import (
 )
 from .seams import attach
 
-# Their scores are had in one pass.
-PLAIN_MEANS = (AsymmetricLoss, CrossEntropyLoss, FocalLoss, LabelSmoothLoss)
+# Their scores are had in one pass. OneDL alone has the last one, whose
+# absolute errors all have a gradient of the same norm.
+PLAIN_MEANS = tuple(
+    getattr(stock_losses, name)
+    for name in (
+        'AsymmetricLoss',
+        'CrossEntropyLoss',
+        'FocalLoss',
+        'LabelSmoothLoss',
+        'RegressionLoss',
+    )
+    if hasattr(stock_losses, name)
+)
 
 
 @MODELS.register_module()
