@@ -162,6 +162,13 @@ class Parts:
                 f'{run.missed}: whole batches allow no nearer number, or too '
                 'many samples have no score yet'
             )
+        if run.is_tied:
+            runner.logger.warning(
+                f'InfoBatch round {run.round} keeps all samples, since all '
+                'scores are the same and none is below the threshold. With '
+                f'score={GRADIENT_NORM!r} it is so for a loss like L1, whose '
+                f'gradients all have one norm: set score={IMAGE_MEAN!r}'
+            )
 
     def _deal_out(self) -> None:
         """Hand what is left of the plan to the sampler."""

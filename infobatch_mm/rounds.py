@@ -194,6 +194,16 @@ class Rounds:
         return asked
 
     @property
+    def is_tied(self) -> bool:
+        """bool: Whether it keeps all since its scores are all the same."""
+        assert self.plan is not None
+        if self.drawn < self.total or self.plan.threshold is None:
+            return False
+        scores = self.board.scores
+        scores = scores[scores.isfinite()]
+        return len(scores) > 1 and bool((scores == scores[0]).all())
+
+    @property
     def _is_dealt(self) -> bool:
         return self.dealing is not None and self.drawn < self.total
 

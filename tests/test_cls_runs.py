@@ -216,6 +216,30 @@ def test_tasks_with_missing_labels_are_an_error(tmp_path):
         train_tasks(tmp_path, unlabelled=(3,))
 
 
+@MODELS.register_module()
+class AbsoluteError(nn.Module):
+    """Has a gradient of the same norm for every image."""
+
+    def forward(self, cls_score, label, avg_factor):
+        labels = nn.functional.one_hot(label, CLASSES)
+        return (cls_score - labels).abs().sum() / avg_factor
+
+
+@pytest.mark.parametrize('score', [None, 'image_mean'])
+def test_a_run_with_equal_scores_says_so(tmp_path, score):
+    cfg = cls_toys.config(
+        tmp_path,
+        epochs=2,
+        hook=dict(score=score),
+        head=cls_toys.linear_head(loss=dict(type='AbsoluteError')),
+        log_level='WARNING',
+    )
+    Runner.from_cfg(cfg).train()
+    (log,) = tmp_path.glob('*/*.log')
+    says = 'round 1 keeps all samples, since all scores are the same'
+    assert (says in log.read_text()) == (score is None)
+
+
 # A run that was resumed
 
 
