@@ -8,6 +8,7 @@ from torch import Tensor
 from .clock import FullDataClock, RunTimes
 from .pacing import FEWER_STEPS, SMALLER_BATCHES, Dealing, next_batch
 from .pruning import Plan
+from .pruning.plan import check_plan
 from .scores import IMAGE_MEAN, ScoreBoard
 
 
@@ -127,6 +128,7 @@ class Rounds:
             progress=self.clock.progress,
             **options,
         )
+        check_plan(drawn, self.total, self.policy)
         self.drawn, self.samples_done = len(drawn), 0
         if dealing and self.drawn < self.total:
             plan = dealing.paced(drawn, self.total)

@@ -524,6 +524,51 @@ def test_an_epoch_that_a_loop_cuts_short_is_over_all_the_same():
         assert run.clock.now == 6 * (number + 1)
 
 
+class Planner:
+    """A policy of the user's, that gives what it is told."""
+
+    def __init__(self, given):
+        self.given = given
+
+    def plan(self, scores, **options):
+        return self.given
+
+
+IDS, ONES = torch.arange(TOTAL), torch.ones(TOTAL)
+
+
+@pytest.mark.parametrize(
+    'given, message',
+    [
+        ((IDS, ONES), 'gave a tuple'),
+        (Plan(IDS.float(), ONES), 'types .*float32, torch.float32'),
+        (Plan(IDS, ONES.double()), 'types .*int64, torch.float64'),
+        (Plan(IDS.numpy(), ONES), 'types'),
+        (Plan(IDS[:, None], ONES), r'shapes \(\(24, 1\), \(24,\)\)'),
+        (Plan(IDS, ONES[:1]), r'shapes \(\(24,\), \(1,\)\)'),
+        (Plan(IDS[:0], ONES[:0]), r'shapes \(\(0,\), \(0,\)\)'),
+        (Plan(IDS + 1, ONES), 'not within its 24 samples'),
+        (Plan(IDS - 1, ONES), 'not within its 24 samples'),
+        (Plan(IDS // 2, ONES), 'more than once'),
+        (Plan(IDS, ONES - 2), 'negative'),
+        (Plan(IDS, ONES / 0), 'not finite'),
+        (Plan(IDS, ONES, threshold=ONES.mean()), 'threshold of type Tensor'),
+    ],
+)
+def test_a_plan_that_cannot_be_is_an_error(given, message):
+    run = new_run(policy=Planner(given))
+    with pytest.raises(ValueError, match=f'Planner.*{message}'):
+        run.draw_plan(torch.Generator())
+
+
+def test_a_plan_of_the_users_is_taken():
+    columns = torch.stack([IDS, IDS], 1)
+    run = new_run(policy=Planner(Plan(columns[:, 0], ONES, threshold=0.5)))
+    run.draw_plan(torch.Generator())
+    run.begin_round(iters=6, samples=TOTAL, first_iter=0)
+    assert run.plan_digest == Plan(IDS, ONES).digest()
+
+
 def test_a_checkpoint_beyond_the_budget_is_refused():
     first = Training(new_run(clock=EpochClock)).until(30)
     fewer = PrunedRun(

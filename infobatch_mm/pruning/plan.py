@@ -2,9 +2,12 @@
 
 import hashlib
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from .prune_ratio import is_number
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +55,8 @@ class Plan:
 
     def digest(self) -> str:
         """Return the SHA-1 of the indices and weights, in order."""
-        sha1 = hashlib.sha1(self.indices.numpy().data)
-        sha1.update(self.weights.numpy().data)
+        sha1 = hashlib.sha1(self.indices.contiguous().numpy().data)
+        sha1.update(self.weights.contiguous().numpy().data)
         return sha1.hexdigest()
 
     def trimmed(self, multiple_of: int) -> 'Plan':
@@ -69,3 +72,43 @@ class Plan:
         return replace(
             self, indices=self.indices[:kept], weights=self.weights[:kept]
         )
+
+
+def check_plan(plan: Any, total: int, policy: Any) -> None:
+    """Raise a ValueError unless a policy has planned so many samples.
+
+    One of the user's may give anything. A sample that is in a plan twice
+    would have one of its weights both times, and a single weight be that of
+    all samples.
+    """
+    if fault := _fault_of(plan, total):
+        raise ValueError(
+            f'the plan() of {type(policy).__name__} gave {fault}. It must '
+            'give a Plan of one or more samples: indices, int64, (K,), each '
+            'at most once; weights, float32, (K,), not negative; and as '
+            'threshold a float or None'
+        )
+
+
+def _fault_of(plan: Any, total: int) -> str | None:
+    """Return what is wrong with a plan of so many samples, if anything."""
+    if not isinstance(plan, Plan):
+        return f'a {type(plan).__name__}'
+    indices, weights = plan.indices, plan.weights
+    kinds = [getattr(each, 'dtype', None) for each in (indices, weights)]
+    if kinds != [torch.int64, torch.float32]:
+        return f'indices and weights of the types {kinds}'
+    shapes = tuple(indices.shape), tuple(weights.shape)
+    if shapes[0] != shapes[1] or len(shapes[0]) != 1 or 0 in shapes[0]:
+        return f'indices and weights of the shapes {shapes}'
+    if indices.min() < 0 or indices.max() >= total:
+        return f'indices that are not within its {total} samples'
+    is_kept = torch.zeros(total, dtype=torch.bool)
+    is_kept[indices] = True
+    if is_kept.sum() < len(indices):
+        return 'some of its samples more than once'
+    if not (weights.isfinite() & (weights >= 0)).all():
+        return 'weights that are negative or not finite'
+    if plan.threshold is not None and not is_number(plan.threshold):
+        return f'a threshold of type {type(plan.threshold).__name__}'
+    return None
