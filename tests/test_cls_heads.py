@@ -625,6 +625,25 @@ def test_building_does_not_change_the_config():
     assert head.cal_acc
 
 
+@pytest.mark.parametrize(
+    'beside, soft, weight',
+    [
+        (dict(loss_weight=0.3), True, 0.3),
+        (dict(_delete_=True, type='CrossEntropyLoss'), False, 1.0),
+        (dict(_delete_=False, use_soft=False), False, 2.0),
+    ],
+)
+def test_a_child_of_a_pruned_config_sets_the_loss(beside, soft, weight):
+    """As it does of a stock one."""
+    loss = dict(CE, use_soft=True, loss_weight=2.0)
+    base = cls_toys.weighted(head_config('LinearClsHead', loss=loss))
+    config = Config(dict(model=dict(base, loss=beside))).model
+    before = deepcopy(config)
+    found = build(config).loss_module
+    assert (found.use_soft, found.loss_weight) == (soft, weight)
+    assert config == before
+
+
 def test_attaching_twice_changes_nothing():
     head = attach(build(head_config('LinearClsHead')))
     loss = head.loss_module

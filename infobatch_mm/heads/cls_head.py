@@ -14,7 +14,7 @@ from .scoring import (
     losses_and_scores_alone,
     scores_in_one_pass,
 )
-from .seams import attach
+from .seams import attach, head_config
 
 # Their scores are had in one pass. OneDL alone has the last one, whose
 # absolute errors all have a gradient of the same norm.
@@ -55,9 +55,7 @@ class WeightedClsHead:
         cls, head: Mapping[str, Any], **settings: Any
     ) -> nn.Module:
         """Build the stock head and attach the weighting."""
-        config = head.copy()  # type: ignore[attr-defined]
-        config.update(settings)
-        return attach(MODELS.build(config))
+        return attach(MODELS.build(head_config(head, settings)))
 
 
 def losses_and_image_scores(loss: Any, call: SeamCall) -> tuple[Any, Tensor]:

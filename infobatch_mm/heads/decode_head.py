@@ -28,7 +28,7 @@ from .scoring import (
     losses_and_scores_alone,
     scores_in_one_pass,
 )
-from .seams import attach
+from .seams import attach, head_config
 
 
 @MODELS.register_module()
@@ -60,10 +60,8 @@ class WeightedDecodeHead:
         **settings: Any,
     ) -> nn.Module:
         """Build the stock head and attach the weighting."""
-        # A copy, not a dict(): mmseg heads read attributes of a ConfigDict.
-        config = head.copy()  # type: ignore[attr-defined]
-        config.update(settings)
-        return attach(MODELS.build(config), batch_axis=batch_axis)
+        built = MODELS.build(head_config(head, settings))
+        return attach(built, batch_axis=batch_axis)
 
 
 class DecodeHead(Scored, Protocol):

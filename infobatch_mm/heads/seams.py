@@ -5,9 +5,11 @@ call their ``loss_module``, be it once a step, several times (Conformer) or
 past their own ``_get_loss`` (ArcFace).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from typing import Any
 
+from mmengine.config.config import DELETE_KEY
 from torch import Tensor, nn
 
 from ..ledger import Ledger
@@ -125,6 +127,29 @@ def batch_axis_of(head: nn.Module) -> int:
     """Return the batch axis of the tensors that a head's loss takes."""
     names = [kind.__name__ for kind in type(head).__mro__]
     return next((BATCH_AXES[n] for n in names if n in BATCH_AXES), 0)
+
+
+def head_config(head: Any, settings: Mapping[str, Any]) -> Any:
+    """Return the config of a stock head, with what is set beside it.
+
+    Segmentors set it there, and so does a child of a pruned config, with
+    ``_delete_`` in what is to replace that of the base.
+
+    Args:
+        head (dict): The config; it is not changed.
+        settings (dict): What is set beside it.
+    """
+    # A copy, not a dict(): mmseg heads read attributes of a ConfigDict.
+    config = head.copy()
+    for name, value in settings.items():
+        if isinstance(config.get(name), Mapping):
+            config[name] = deepcopy(config[name])
+        if isinstance(value, Mapping) and DELETE_KEY in value:
+            value = value.copy()  # type: ignore[attr-defined]
+            if value.pop(DELETE_KEY):
+                config.pop(name, None)
+        config.update({name: value})
+    return config
 
 
 def attach(head: nn.Module, *, batch_axis: int | None = None) -> nn.Module:
