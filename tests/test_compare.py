@@ -1426,6 +1426,24 @@ def test_a_stopped_comparison_stops_its_runs(tmp_path, monkeypatch):
     assert codes == [-signal.SIGTERM] * 2
 
 
+def test_configs_are_read_one_at_a_time(tmp_path, monkeypatch):
+    """Python 3.11 fails now and then where two threads parse at once."""
+    study = replace(small_study(tmp_path), train=('true',))
+    reading = []
+
+    def read(*args):
+        reading.append(args)
+        time.sleep(0.1)
+        assert reading == [args]
+        reading.clear()
+        raise ValueError('read')
+
+    monkeypatch.setattr(running, 'config_of', read)
+    cells = [study.cell('full', seed) for seed in (0, 1)]
+    errors = [error for _, error in running.run_all(study, cells, jobs=2)]
+    assert [str(error) for error in errors] == ['read', 'read']
+
+
 def test_a_folder_is_trained_in_by_one_process_at_a_time(tmp_path):
     study = replace(small_study(tmp_path), train=('false',))
     cell = study.cell('full', 0)

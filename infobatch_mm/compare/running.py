@@ -8,6 +8,7 @@ from concurrent.futures import (
     ThreadPoolExecutor,
     wait,
 )
+from threading import Lock
 
 from mmengine.config import Config
 
@@ -32,6 +33,9 @@ from .setup import config_hash, samples_budget
 
 # What is kept of each round.
 ROUND_KEYS = ('total', 'kept', 'drawn', 'threshold', 'variance_ratio')
+# Two threads that parse a config of mmengine at once may both fail: see
+# "AST constructor recursion depth mismatch" of Python 3.11.
+READING = Lock()
 
 
 def missing(study: Study, cells: Sequence[Cell]) -> list[Cell]:
@@ -105,7 +109,8 @@ def run(
     Raises:
         RuntimeError: If the run fails, or another process trains the cell.
     """
-    cfg = config_of(study, cell, budget)
+    with READING:
+        cfg = config_of(study, cell, budget)
     work_dir = study.folder(cell)
     status = train(study, cfg, work_dir, place or Place(), COSTS_FILE)
     if status:
