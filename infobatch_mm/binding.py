@@ -1,4 +1,4 @@
-"""Find the parts of a run that belong together, or say which is missing."""
+"""Find the parts of a run that belong together, or say what is amiss."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,10 +12,12 @@ from .clock import EpochClock, FullDataClock
 from .datasets.indexed import IndexedDataset
 from .heads import (
     WeightedHeadMixin,
+    has_pixel_losses,
     outermost_heads,
     seam_of,
 )
 from .host.datasets import unsliced
+from .ledger import Ledger
 from .sampler import InfoBatchSampler
 
 
@@ -192,3 +194,73 @@ def clock_of(loop: Any) -> FullDataClock:
         'would neither end nor advance the schedule. Set '
         "train_cfg.type='InfoBatchIterBasedTrainLoop'"
     )
+
+
+# What the heads must be like, and do
+
+
+def check_means(heads: Mapping[str, WeightedHeadMixin]) -> None:
+    """Raise a ValueError if a loss says that it is a sum over the batch."""
+    sums = [
+        f'{name} ({type(loss).__name__})'
+        for name, head in heads.items()
+        for each in head.infobatch_loss_modules()
+        for loss in each.modules()
+        if getattr(loss, 'reduction', None) == 'sum'
+    ]
+    if sums:
+        raise ValueError(
+            "these have a loss with reduction='sum', whose gradient a smaller "
+            f'batch makes smaller: {", ".join(sums)}. Set '
+            "reduction='mean', or pacing='fewer_steps'"
+        )
+
+
+def check_class_balanced(heads: dict[str, WeightedHeadMixin]) -> None:
+    """Raise a ValueError unless every head can score by class."""
+    cannot = [
+        f'{name} ({type(head).__name__})'
+        for name, head in heads.items()
+        if not has_pixel_losses(head)
+    ]
+    if cannot:
+        raise ValueError(
+            "score='class_balanced' needs the loss of each pixel, which only "
+            'heads of mmseg with plain cross-entropy and without a pixel '
+            f'sampler give; these do not: {", ".join(cannot)}. Set '
+            "score='image_mean'"
+        )
+
+
+def silent_heads(
+    heads: Mapping[str, WeightedHeadMixin], ledger: Ledger
+) -> list[str]:
+    """Return the names of the heads that gave no losses in a step."""
+    reporters = {id(head) for head in ledger.reporters}
+    return [n for n, head in heads.items() if id(head) not in reporters]
+
+
+def check_reported(
+    heads: Mapping[str, WeightedHeadMixin], ledger: Ledger
+) -> None:
+    """Raise a RuntimeError if a weighted head gave no losses in a step."""
+    if silent := silent_heads(heads, ledger):
+        raise RuntimeError(
+            'these heads did not call their loss_by_feat, or loss_module, in '
+            'a training step (a call of train_step of the model with the '
+            'batch of the loop), so their gradients were not weighted. Freeze '
+            'or remove a head that has no part in the loss: '
+            f'{", ".join(silent)}'
+        )
+
+
+def check_heads(
+    model: nn.Module, heads: Mapping[str, WeightedHeadMixin]
+) -> None:
+    """Raise a RuntimeError if a model has other heads than at the start."""
+    if find_heads(model) != heads:
+        raise RuntimeError(
+            'the heads of the model, or their loss modules, were replaced '
+            'after training began, and the new ones are not weighted. Build '
+            'them in the config of the model'
+        )

@@ -8,9 +8,6 @@ from mmengine.hooks import CheckpointHook
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from .binding import find_heads
-from .heads import WeightedHeadMixin, has_pixel_losses
-from .ledger import Ledger
 from .pacing import PACINGS
 from .pruned_run import PrunedRun
 from .pruning import NoPruningPolicy
@@ -116,61 +113,6 @@ def check_annealing(run: PrunedRun, logger: Any) -> None:
         )
 
 
-def check_means(heads: Mapping[str, WeightedHeadMixin]) -> None:
-    """Raise a ValueError if a loss says that it is a sum over the batch."""
-    sums = [
-        f'{name} ({type(loss).__name__})'
-        for name, head in heads.items()
-        for each in head.infobatch_loss_modules()
-        for loss in each.modules()
-        if getattr(loss, 'reduction', None) == 'sum'
-    ]
-    if sums:
-        raise ValueError(
-            "these have a loss with reduction='sum', whose gradient a smaller "
-            f'batch makes smaller: {", ".join(sums)}. Set '
-            "reduction='mean', or pacing='fewer_steps'"
-        )
-
-
-def check_class_balanced(heads: dict[str, WeightedHeadMixin]) -> None:
-    """Raise a ValueError unless every head can score by class."""
-    cannot = [
-        f'{name} ({type(head).__name__})'
-        for name, head in heads.items()
-        if not has_pixel_losses(head)
-    ]
-    if cannot:
-        raise ValueError(
-            "score='class_balanced' needs the loss of each pixel, which only "
-            'heads of mmseg with plain cross-entropy and without a pixel '
-            f'sampler give; these do not: {", ".join(cannot)}. Set '
-            "score='image_mean'"
-        )
-
-
-def silent_heads(
-    heads: Mapping[str, WeightedHeadMixin], ledger: Ledger
-) -> list[str]:
-    """Return the names of the heads that gave no losses in a step."""
-    reporters = {id(head) for head in ledger.reporters}
-    return [n for n, head in heads.items() if id(head) not in reporters]
-
-
-def check_reported(
-    heads: Mapping[str, WeightedHeadMixin], ledger: Ledger
-) -> None:
-    """Raise a RuntimeError if a weighted head gave no losses in a step."""
-    if silent := silent_heads(heads, ledger):
-        raise RuntimeError(
-            'these heads did not call their loss_by_feat, or loss_module, in '
-            'a training step (a call of train_step of the model with the '
-            'batch of the loop), so their gradients were not weighted. Freeze '
-            'or remove a head that has no part in the loss: '
-            f'{", ".join(silent)}'
-        )
-
-
 def check_planned(ids: Tensor, weights: Tensor) -> None:
     """Raise a RuntimeError if a batch has samples that its round leaves out.
 
@@ -185,18 +127,6 @@ def check_planned(ids: Tensor, weights: Tensor) -> None:
             'code chooses samples too: a batch sampler that fills batches by '
             'itself, or a hook that calls set_epoch() of the sampler. Take '
             'it out, or train without InfoBatch'
-        )
-
-
-def check_heads(
-    model: nn.Module, heads: Mapping[str, WeightedHeadMixin]
-) -> None:
-    """Raise a RuntimeError if a model has other heads than at the start."""
-    if find_heads(model) != heads:
-        raise RuntimeError(
-            'the heads of the model, or their loss modules, were replaced '
-            'after training began, and the new ones are not weighted. Build '
-            'them in the config of the model'
         )
 
 

@@ -123,7 +123,7 @@ class Parts:
     def begin_round(self, runner: Any) -> None:
         """Plan the coming round, unless it is resumed, and deal it out."""
         run = self.run
-        checks.check_heads(runner.model, self.steps.heads)
+        binding.check_heads(runner.model, self.steps.heads)
         each = run.batch_size // self.sampler.world_size
         checks.check_batch_size(self.loader, each)
         checks.check_length(self.loader.dataset, run.total)
@@ -315,7 +315,7 @@ def deals(runner: Any, options: Options, dealing: Dealing) -> bool:
     heads = binding.find_heads(runner.model)
     try:
         dealing.check()
-        checks.check_means(heads)
+        binding.check_means(heads)
         deal_batches(runner.train_dataloader)
     except ValueError as error:
         if options.pacing == SMALLER_BATCHES:

@@ -15,8 +15,7 @@ import torch
 from mmengine.dist import all_gather_object
 from torch import Tensor, nn
 
-from . import checks
-from .binding import find_heads, training_heads
+from . import binding, checks
 from .datasets.identity import Identities
 from .heads import follow_samples
 from .heads.rows import index_of
@@ -57,15 +56,15 @@ class Steps:
     ) -> None:
         self.run, self.ledger, self.identities = run, ledger, identities
         model = runner.model  # or its DDP wrapper
-        self.heads = find_heads(model)
+        self.heads = binding.find_heads(model)
         if ledger.class_balanced:
-            checks.check_class_balanced(self.heads)
+            binding.check_class_balanced(self.heads)
         for head in self.heads.values():
             head.infobatch_ledger = ledger
         # The look before the first step finds parameters of losses by itself.
         ledger.guards_parameters = False
         follow_samples(inner_model(model), ledger)
-        self._training_heads = training_heads(model)
+        self._training_heads = binding.training_heads(model)
         self._allowed = () if unweighted == 'refuse' else unweighted
         # With nothing to prune every weight is 1.
         is_stock = isinstance(run.policy, NoPruningPolicy)
@@ -172,15 +171,15 @@ class Steps:
         it is looked at all.
         """
         if self._looks and self.ledger.reporters:
-            if checks.silent_heads(self._training_heads, self.ledger):
+            if binding.silent_heads(self._training_heads, self.ledger):
                 self.has_looked = False
         elif not (self._has_stepped and self.ledger.reporters):
-            checks.check_reported(self._training_heads, self.ledger)
+            binding.check_reported(self._training_heads, self.ledger)
         self._has_stepped = True
 
     def _leave_out_silent(self) -> None:
         """Expect no loss of heads that have none in a step without weights."""
-        silent = checks.silent_heads(self._training_heads, self.ledger)
+        silent = binding.silent_heads(self._training_heads, self.ledger)
         rest = {
             n: h for n, h in self._training_heads.items() if n not in silent
         }
@@ -197,7 +196,7 @@ class Steps:
         refuse_unreached(found, self._allowed)
         if self._has_stepped or self.run.round:
             self._leave_out_silent()
-        checks.check_reported(self._training_heads, self.ledger)
+        binding.check_reported(self._training_heads, self.ledger)
         self.ledger.close()  # or say that there is nothing to score
         self.has_looked = True
 

@@ -20,8 +20,7 @@ from mmpretrain.structures import DataSample, MultiTaskDataSample
 from processes import run_code
 from torch import nn
 
-from infobatch_mm.binding import find_heads
-from infobatch_mm.checks import check_reported
+from infobatch_mm.binding import check_reported, find_heads
 from infobatch_mm.heads import WeightedHeadMixin, attach, follow_samples
 from infobatch_mm.heads.cls_head import is_mean_over_images
 from infobatch_mm.heads.scoring import scores_in_one_pass, total_loss

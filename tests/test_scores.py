@@ -18,7 +18,7 @@ from test_heads import BY_IMAGE, IGNORED, ONE_PASS
 from torch.nn.functional import cross_entropy, log_softmax
 
 from infobatch_mm import InfoBatchHook, enable, ranks
-from infobatch_mm.checks import check_class_balanced
+from infobatch_mm.binding import check_class_balanced
 from infobatch_mm.heads import attach
 from infobatch_mm.heads.scoring import total_loss
 from infobatch_mm.ledger import Ledger
