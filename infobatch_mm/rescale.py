@@ -11,15 +11,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import FunctionCtx
 
 
 class _ScaleGradient(torch.autograd.Function):
     """Identity whose backward multiplies along one axis by weights.
 
     The gradient of ``squares``, if there are any, is the squared norm of each
-    image's gradient before that. It is differentiated once: in a penalty on
-    the gradient itself each weight would count twice.
+    image's gradient before that.
     """
 
     @staticmethod
@@ -36,11 +35,11 @@ class _ScaleGradient(torch.autograd.Function):
         return inputs.view_as(inputs)
 
     @staticmethod
-    @once_differentiable
     def backward(
         ctx: Any, gradient: Tensor
     ) -> tuple[Tensor, None, None, Tensor | None]:
         (weights,) = ctx.saved_tensors
+        gradient = _DifferentiatedOnce.apply(gradient)
         squares = None
         if ctx.reports:
             squares = _norms(gradient, ctx.axis).square()
@@ -50,6 +49,23 @@ class _ScaleGradient(torch.autograd.Function):
         # never rounded, only the result.
         scaled = gradient * weights.view(shape)
         return scaled.to(gradient.dtype), None, None, squares
+
+
+class _DifferentiatedOnce(torch.autograd.Function):
+    """Identity for a gradient, of which no further one can be had."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        raise RuntimeError(
+            'the gradient of the loss is differentiated once more '
+            '(create_graph=True), as by a penalty on it, in which each weight '
+            'of InfoBatch would count twice. Train without that penalty, or '
+            'without InfoBatchHook: NoPruningPolicy weights too'
+        )
 
 
 def _norms(gradient: Tensor, axis: int) -> Tensor:

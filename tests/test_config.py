@@ -18,6 +18,8 @@ from infobatch_mm import QuantilePolicy, enable
 from infobatch_mm.binding import find_heads
 from infobatch_mm.commands.running import nested_options
 from infobatch_mm.host.packages import alias_config_bases
+from infobatch_mm.pruning import PruningPolicy
+from infobatch_mm.pruning.registry import PRUNING_POLICIES
 
 STOCK = {
     'plain': 'upernet/upernet_r50_4xb4-160k_ade20k-512x512.py',
@@ -308,6 +310,10 @@ def test_another_loop_of_the_same_name_is_an_error(tmp_path):
         enable(cfg)
 
 
+class Edgeless(PruningPolicy):
+    pass
+
+
 BAD = [
     (dict(prune_ratio=0.3), 'prune_ratio=0.3 is not an option'),
     (dict(delta=2), 'delta must be in .* got 2:'),
@@ -318,6 +324,7 @@ BAD = [
     (dict(policy=dict(type='Quantile')), "'Quantile' .* known: InfoBatchP"),
     (dict(policy=dict(type='torch.nn.Linear')), "'torch.nn.Linear' is not a"),
     (dict(policy=dict(type='')), "policy.type='' is not a pruning policy"),
+    (dict(policy=dict(type=Edgeless)), r'Edgeless.* it has no thresholds\(\)'),
     (
         dict(policy=dict(type='QuantilePolicy', prune_ratio=0.7)),
         "'QuantilePolicy': .*'prune_ratio'; .*: quantiles, prune_ratios, ke",
@@ -347,6 +354,13 @@ def test_a_wrong_option_is_an_error(tmp_path, options, message):
     cfg.train_cfg.infobatch = options
     with pytest.raises(ValueError, match=message):
         enable(cfg)
+
+
+def test_a_registered_policy_without_a_plan(tmp_path, monkeypatch):
+    cfg = toys.config(tmp_path, pruned=False)
+    monkeypatch.setitem(PRUNING_POLICIES.module_dict, 'Planless', object)
+    with pytest.raises(ValueError, match=r"'Planless'.* it has no plan\(\)"):
+        enable(cfg, policy=dict(type='Planless'))
 
 
 def test_a_wrong_option_of_a_hook_that_is_there(tmp_path):

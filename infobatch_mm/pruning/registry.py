@@ -68,6 +68,15 @@ def _find(kind: Any) -> type[PruningPolicy]:
             f'policy.type={kind!r} is not a pruning policy; known: '
             f'{", ".join(registered)}'
         )
+    lacks = getattr(found, '__abstractmethods__', ())
+    if not hasattr(found, 'plan'):
+        lacks = ['plan']
+    if lacks:
+        raise ValueError(
+            f'policy.type={kind!r} is not a pruning policy: it has no '
+            f'{" and no ".join(f"{name}()" for name in sorted(lacks))}, '
+            'which PruningPolicy describes'
+        )
     return found
 
 
