@@ -204,8 +204,7 @@ def check_means(heads: Mapping[str, WeightedHeadMixin]) -> None:
     sums = [
         f'{name} ({type(loss).__name__})'
         for name, head in heads.items()
-        for each in head.infobatch_loss_modules()
-        for loss in each.modules()
+        for loss in head.modules()
         if getattr(loss, 'reduction', None) == 'sum'
     ]
     if sums:

@@ -15,6 +15,9 @@ from .pruning.prune_ratio import is_number
 from .sampler import InfoBatchSampler
 from .scores import SCORES
 
+# Settings of hooks that name an iteration.
+_BEGINS = ('begin_iter', 'action_iter')
+
 
 def check_once(run: Any) -> None:
     """Raise a RuntimeError if a hook has a run already."""
@@ -81,6 +84,27 @@ def check_pacing(run: PrunedRun, logger: Any) -> None:
         f'({fewest / run.total:.0%}), since smallest_batch='
         f'{dealing.smallest_batch}'
     )
+
+
+def check_late_hooks(
+    run: PrunedRun, hooks: Sequence[Any], logger: Any
+) -> None:
+    """Say which hooks wait for an iteration that comes late, or never."""
+    if isinstance(run.policy, NoPruningPolicy) or run.dealing is not None:
+        return
+    late = [
+        f'{type(hook).__name__} ({name}={at})'
+        for hook in hooks
+        for name in _BEGINS
+        if isinstance(at := getattr(hook, name, None), int) and at > 0
+    ]
+    if late:
+        logger.warning(
+            f'pacing={run.pacing!r}: a pruned round has fewer iterations than '
+            'a full one, so that what waits for one comes late, or never: '
+            f'{", ".join(late)}. Lower that number, count in epochs, or set '
+            "pacing='smaller_batches', which keeps all iterations"
+        )
 
 
 def check_annealing(run: PrunedRun, logger: Any) -> None:

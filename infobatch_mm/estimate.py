@@ -102,6 +102,12 @@ def schedule(
         dealing (Dealing, optional): How pruned rounds are dealt to smaller
             batches. None (default): they have fewer steps of the full size.
     """
+    if not isinstance(policy, PruningPolicy):
+        raise ValueError(
+            f'policy.type={type(policy).__name__!r} plans in its own way, '
+            'which can only be run, not estimated: a policy that derives '
+            'from PruningPolicy can'
+        )
     sizes = strata_sizes(policy, scores)
     limits = dealing.limits if dealing else {'multiple_of': budget.batch_size}
     clock = FullDataClock(budget.iters, budget.iters_of(budget.samples))

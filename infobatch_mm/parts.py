@@ -70,6 +70,7 @@ class Parts:
         score = score_of(runner, options)
         self.run = new_run(runner, self.sampler, options, score)
         checks.check_pacing(self.run, runner.logger)
+        checks.check_late_hooks(self.run, runner.hooks, runner.logger)
         checks.check_annealing(self.run, runner.logger)
         self.ledger = Ledger(
             class_balanced=score == CLASS_BALANCED,
@@ -192,6 +193,13 @@ class Parts:
                 'samples stand in for others, since the data set could not '
                 'read those, or called its _rand_another(). They get no '
                 'score, and what they stand in for is never pruned'
+            )
+        if self.run.round == 0 and self.identities.are_unknown:
+            runner.logger.warning(
+                'the samples of the train data set have no img_path, and it '
+                'is no BaseDataset: if it lists them in another order when '
+                'the run is resumed, or on another rank, scores go to other '
+                'samples, and nothing can tell. Keep its order fixed'
             )
         nonfinite = self.run.board.nonfinite
         if nonfinite:

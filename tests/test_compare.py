@@ -8,6 +8,7 @@ import multiprocessing
 import signal
 import statistics
 import sys
+import threading
 import time
 from concurrent.futures import Future
 from contextlib import nullcontext, redirect_stdout
@@ -21,6 +22,7 @@ import pytest
 import torch
 import toys
 from mmengine.config import Config
+from mmengine.hooks import Hook
 from mmengine.logging import MessageHub
 from mmengine.registry import HOOKS, PARAM_SCHEDULERS
 from mmengine.runner import Runner
@@ -31,6 +33,7 @@ from infobatch_mm.commands import compare as command
 from infobatch_mm.commands.running import build_runner
 from infobatch_mm.compare import (
     arms,
+    parts,
     planning,
     processes,
     running,
@@ -222,6 +225,32 @@ def rates(cfg):
     return found
 
 
+WARMUP = dict(type='LinearLR', start_factor=0.1, begin=0, end=2)
+
+
+@pytest.mark.parametrize(
+    'schedulers, epochs, factor',
+    [
+        ([WARMUP], 50, 0.72),
+        ([WARMUP, dict(type='CosineAnnealingLR', begin=2, end=8)], 8, 0.25),
+        ([dict(type='ConstantLR', factor=0.1, begin=0, end=3)], 12, 0.25),
+        ([dict(type='PolyLR', begin=18, end=20)], 20, 0.4),
+        ([dict(type='CosineAnnealingLR', begin=18, end=20)], 20, 0.4),
+        ([dict(type='PolyLR', begin=2, end=4)], 4, 0.5),
+    ],
+)
+def test_what_begins_and_ends_still_does(schedulers, epochs, factor):
+    """mmengine's schedulers of one step begin, and never end."""
+    train = dict(max_epochs=epochs, val_interval=1)
+    cfg = Config(dict(train_cfg=train, param_scheduler=schedulers))
+    before = rates(cfg)
+    stretch(cfg, factor)
+    after = rates(cfg)
+    assert after[0] == pytest.approx(before[0])
+    assert max(after) == pytest.approx(max(before))
+    assert after[-1] == pytest.approx(before[-1])
+
+
 @pytest.mark.parametrize('share', [0.65, 0.7, 0.74, 0.76, 0.8])
 @pytest.mark.parametrize(
     'scheduler',
@@ -291,7 +320,7 @@ def test_metrics_that_are_no_numbers_are_left_out():
             samples_seen=3,
             train_seconds=1.0,
             cpu_seconds=1.0,
-            top1=71.2346,
+            top1=71.23456,
         )
     ]
 
@@ -450,12 +479,27 @@ def test_a_batch_that_is_too_small_to_round_is_told_of(stock, batch, words):
     stock.train_dataloader.batch_size = batch
     assert arms.caution('small-batch', stock).startswith(words)
     assert bool(arms.caution('small-batch', stock)) == bool(words)
+    assert ('batch of 1' in arms.caution('small-batch', stock)) == bool(words)
     assert arms.caution('short', stock) == ''
 
 
 def test_early_stopping_is_told_of(stock):
     stock.custom_hooks.append(dict(type='EarlyStoppingHook'))
     assert 'EarlyStoppingHook' in arms.caution('short', stock)
+
+
+def test_epochs_that_are_too_few_to_round_are_told_of():
+    cfg = Config(
+        dict(
+            train_cfg=dict(max_epochs=12),
+            train_dataloader=dict(batch_size=4),
+            optim_wrapper=dict(optimizer=dict(type='AdamW', lr=0.1)),
+        )
+    )
+    assert arms.caution('short', cfg).endswith('differ by up to 4%')
+    assert arms.caution('random', cfg) == ''
+    every = arms.caution('short-lr', cfg), arms.caution('small-batch', cfg)
+    assert all('; of 12 epochs' in text for text in every)  # no other is lost
 
 
 def test_a_last_batch_of_one_sample_is_dropped():
@@ -725,6 +769,8 @@ def test_ranks_are_compared_within_groups():
     assert rank_test([rises, rises]) == pytest.approx((1.0, 2 / 36))
     falls = ([1, 2, 3], [60, 50, 40])
     assert rank_test([rises, falls]) == pytest.approx((0.0, 1.0))
+    for silent in [1, 1, 1], [1, math.nan, 2]:
+        assert np.isnan(rank_test([rises, (silent, [4, 5, 6])])).all()
 
 
 # Tables and pictures, from results that are known
@@ -987,19 +1033,24 @@ def test_a_fine_tuning_that_was_cut_off_goes_on(study, cells, tmp_path):
 def test_a_checkpoint_of_another_config_is_not_gone_on_with(tmp_path, stock):
     study = of_study(tmp_path)
     folder = tmp_path / 'run'
-    assert processes.write_config(study, stock, folder)[1:] == (False, '')
+    made = folder / 'benchmark.json'
+
+    def write(*given):
+        return processes.write_config(*given, folder, made)[1:]
+
+    assert write(study, stock) == (False, '')
     (folder / 'last_checkpoint').write_text('iter_8.pth')
-    assert processes.write_config(study, stock, folder)[1:] == (
-        True,
-        'iter_8.pth',
-    )
+    made.write_text('{}')
+    assert write(study, stock) == (True, 'iter_8.pth')
     for other in stock, replace(study, processes=2):
         given = (study, other) if other is stock else (other, stock)
         stock.optim_wrapper.optimizer.lr *= 2
         (folder / 'last_checkpoint').write_text('iter_8.pth')
+        made.write_text('{}')
         # It dies before its first checkpoint, and is started again.
-        assert processes.write_config(*given, folder)[1:] == (False, '')
-        assert processes.write_config(*given, folder)[1:] == (True, '')
+        assert write(*given) == (False, '')
+        assert write(*given) == (True, '')
+        assert not made.exists()  # nor is what the other has come to
 
 
 def test_an_arm_waits_for_what_it_needs(tmp_path):
@@ -1224,6 +1275,9 @@ def test_a_gain_is_judged_by_its_interval():
         (-1.0, -1.2, -0.9): 'worse',
         (1.0, -1.2, 0.9): 'indistinguishable',
         (7.0,): '',
+        (10.0, 10.0): '',
+        (0.0, 0.0): 'indistinguishable',
+        (1.0, math.nan): '',
     }
     for values, kind in kinds.items():
         assert judge(paired(values)) == kind
@@ -1299,9 +1353,30 @@ def test_the_verdict_is_what_a_person_can_act_on(tmp_path):
         'worse than small-batch; no verdict from one seed on random. At '
         'their own cost: indistinguishable from infobatch-fewer-steps. '
     )
-    more = text.partition('stay as they are: ')[2]
-    named = [part.split(' for ')[1] for part in more.rstrip('.').split(', ')]
+    more = text.partition('stay as they are: ')[2].partition('. ')[0]
+    named = [part.split(' for ')[1] for part in more.split(', ')]
     assert named == ['full', 'random', 'infobatch-fewer-steps']
+    assert text.endswith(summary.BY_CHANCE)
+
+
+def test_costs_that_are_not_equal_are_not_called_so(tmp_path):
+    short = costing([68.0, 69.3, 70.1, 68.2], 50, 50.0)
+    random = costing([68.0, 69.3, 70.1, 68.2], 73, 73.0)
+    results = KNOWN | dict(short=short, random=random)
+    text = summary.verdict_text(of_study(tmp_path), results)
+    assert 'At equal cost: better than random; worse than small-batch.' in text
+    assert 'their own cost: better than short; indistinguishable from' in text
+    assert 'short saw 50.0% of the samples, not 74.0%.' in text
+
+
+def test_what_nobody_trained_is_not_saved(tmp_path):
+    """Both were stopped early, all data at half of its schedule."""
+    ours = costing([70.0, 71.1], 40, 50.0)
+    results = dict(infobatch=ours, full=costing([70.2, 71.0], 50, 50.0))
+    text = 'InfoBatch saves 20% of the samples and 0% of the time.'
+    assert summary.savings_text(results) == text
+    text = 'InfoBatch saves 60% of the samples.'
+    assert summary.savings_text(dict(infobatch=ours)) == text
 
 
 def test_less_may_be_better(tmp_path):
@@ -1325,6 +1400,31 @@ def test_a_run_that_diverged_has_no_verdict(tmp_path):
     text = summary.verdict_text(of_study(tmp_path), KNOWN | dict(short=lost))
     assert 'no verdict from a run that diverged on short.' in text
     assert 'nan' not in text and 'for short' not in text
+    lost[2]['value'] = math.inf
+    both = dict(infobatch=KNOWN['infobatch'], full=lost, short=lost)
+    study = of_study(tmp_path)
+    said = summary.write(study, both, 'config.py')
+    assert 'against all data: a run that diverged: no verdict (4 se' in said
+    assert 'More seeds' not in said  # their spread is not known
+    table = (tmp_path / 'compare.md').read_text()
+    assert '| `full` | 4 | 68.10 ± 0.14 (2 diverged) |' in table
+    text = (tmp_path / 'compare.json').read_text()
+    assert 'NaN' not in text and 'Infinity' not in text
+    first, *_ = json.loads(text)['differences']
+    assert first == dict(
+        arm='infobatch', against='full', mean=None, low=None, high=None, n=4
+    )
+    shown = Path(summary.write_page(tmp_path)).read_text()
+    assert 'a run that diverged: no verdict' in shown
+
+
+def test_the_same_difference_with_each_seed_has_no_verdict(tmp_path):
+    results = dict(
+        infobatch=costing([60.0, 70.0], 74, 80.0),
+        full=costing([50.0, 60.0], 100, 100.0),
+    )
+    text = summary.verdict_text(of_study(tmp_path), results)
+    assert 'differences that are all the same: no verdict (2 seeds)' in text
 
 
 def test_seeds_without_another_arm_have_no_verdict(tmp_path):
@@ -1426,6 +1526,32 @@ def test_a_stopped_comparison_stops_its_runs(tmp_path, monkeypatch):
     assert codes == [-signal.SIGTERM] * 2
 
 
+def test_what_has_not_begun_does_not_begin_any_more(tmp_path, monkeypatch):
+    """A cell whose config is still being made when a comparison stops."""
+    began = tmp_path / 'began'
+    study = replace(small_study(tmp_path), train=('touch', str(began)))
+    is_stopped, made = threading.Event(), running.config_of
+
+    def make(*args):
+        is_stopped.wait(60)
+        return made(*args)
+
+    def wait(running, **options):
+        raise KeyboardInterrupt
+
+    class Place(processes.Place):
+        def close(self):
+            super().close()
+            is_stopped.set()
+
+    monkeypatch.setattr(running, 'config_of', make)
+    monkeypatch.setattr(running, 'places_of', lambda *_: [Place()])
+    monkeypatch.setattr(running, 'wait', wait)
+    with pytest.raises(KeyboardInterrupt):
+        list(running.run_all(study, [study.cell('full', 0)], jobs=1))
+    assert not began.exists()
+
+
 def test_configs_are_read_one_at_a_time(tmp_path, monkeypatch):
     """Python 3.11 fails now and then where two threads parse at once."""
     study = replace(small_study(tmp_path), train=('true',))
@@ -1490,6 +1616,45 @@ def test_a_last_validation_that_was_cut_off_is_made_up_for(tmp_path):
     assert [state['starts'] for state in found] == [1, 2]
 
 
+class Ticking(Hook, light.LightMetric):
+    """A clock: a training step takes 1 s, and a validation 100."""
+
+    now = 0
+
+    def after_train_iter(self, *args, **kwargs):
+        Ticking.now += 1
+
+    def compute_metrics(self, results):
+        Ticking.now += 100
+        return dict(count=Ticking.now)  # always better
+
+
+def test_times_leave_out_what_saves_the_best(tmp_path, monkeypatch):
+    """CheckpointHook saves it within the validation."""
+    clock = dict.fromkeys(('perf_counter', 'process_time'))
+    clock = dict.fromkeys(clock, lambda: Ticking.now)
+    monkeypatch.setattr(parts, 'time', SimpleNamespace(**clock))
+    monkeypatch.setattr(Ticking, 'now', 0)
+    loop = dict(type='EpochBasedTrainLoop', max_epochs=4)
+    cfg = light.config(tmp_path, loop, val=True, pruned=False)
+    cfg.val_evaluator = dict(type=f'{__name__}.Ticking')
+    cfg.default_hooks.checkpoint.update(save_best='count', rule='greater')
+    cfg.custom_hooks = [
+        dict(type=f'{__name__}.Ticking'),
+        dict(type='BenchmarkHook'),
+    ]
+    Runner.from_cfg(cfg).train()
+    state = json.loads((tmp_path / 'benchmark.json').read_text())
+    assert list(tmp_path.glob('best_*'))
+    assert [each['train_seconds'] for each in state['validations']] == [
+        7,
+        14,
+        21,
+        28,
+    ]
+    assert state['train_seconds'] == 28
+
+
 # The command, where what trains is a stand-in
 
 TRAINER = '''
@@ -1523,7 +1688,8 @@ last = dict(iter=iters, mIoU=value, mFscore=value)
 if arm in plan.get('others', {}):
     last['aAcc'] = plan['others'][arm]
 state = dict(samples_seen=seen, train_seconds=seen, cpu_seconds=seen,
-             validations=[last], iters=iters, dataset_size=100, world_size=1)
+             validations=[last], iters=iters, world_size=1,
+             dataset_size=plan.get('size', 100))
 (work_dir / 'benchmark.json').write_text(json.dumps(state))
 '''
 VALUES = {
@@ -1646,6 +1812,15 @@ def test_another_number_of_processes_is_refused(desk):
     argv = '--launcher', 'pytorch', '--gpus', 4, '--arms', 'full'
     err = desk.give(*argv, '--seeds', 2, status=2)
     assert 'was made by 1 processes, and now there are 4' in err
+
+
+def test_runs_on_data_of_another_size_are_refused(desk):
+    """Such as images that were added in between."""
+    metrics = dict(mIoU=1.0)
+    desk.give('--arms', 'full', '--seeds', 1)
+    desk.plan(metrics=metrics, values=VALUES, size=120)
+    err = desk.give('--arms', 'full', '--seeds', 2, status=2)
+    assert 'sizes (full-s0 of 100, full-s1 of 120 samples)' in err
 
 
 def test_results_are_shown_by_the_metric_that_is_asked_for(desk):

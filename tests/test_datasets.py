@@ -6,6 +6,7 @@ import random
 from functools import partial
 from pathlib import Path
 
+import light
 import numpy as np
 import pytest
 import torch
@@ -772,3 +773,35 @@ def test_workers_are_seeded_by_the_run(tmp_path, exact):
         state = runner.train_dataloader.generator
         seeds[seed] = state and state.initial_seed()
     assert (seeds[1] != seeds[2]) == exact
+
+
+class Plain:
+    """As a data set of PyTorch, with or without paths."""
+
+    def __init__(self, has_paths):
+        data = light.LightData(26)
+        self.points = [data[i] for i in range(26)]
+        self.has_paths = has_paths
+
+    def __len__(self):
+        return len(self.points)
+
+    def __getitem__(self, index):
+        data = copy.deepcopy(self.points[index])
+        path = dict(img_path=f'{index}.png') if self.has_paths else {}
+        data['data_samples'].set_metainfo(path)
+        return data
+
+
+@pytest.mark.parametrize('has_paths', [True, False])
+def test_an_order_that_cannot_be_known_is_told_of(tmp_path, has_paths):
+    cfg = light.config(
+        tmp_path, dict(type='EpochBasedTrainLoop', max_epochs=8)
+    )
+    plain = dict(type=f'{__name__}.Plain', has_paths=has_paths)
+    cfg.train_dataloader.dataset.dataset = plain
+    cfg.log_level = 'WARNING'
+    toys.train(cfg)
+    (log,) = tmp_path.glob('*/*.log')
+    told = log.read_text().count('no BaseDataset: if it lists them in another')
+    assert told == (not has_paths)

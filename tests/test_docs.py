@@ -44,6 +44,9 @@ CONFIG = re.compile(
     r'`((?:ade20k|camvid|cifar100?|imagenet|quickstart|tiny_imagenet)/\S+)`'
 )
 TEST = re.compile(r'\btest_\w+\.py\b')
+PACKAGE = ROOT / 'infobatch_mm'
+FOLDERS = [path.parent.name for path in PACKAGE.glob('*/__init__.py')]
+INNER = re.compile(rf'`((?:{"|".join(FOLDERS)})/\w+\.py)`')
 MODULE = re.compile(r'python -m ([\w.]+)')
 COMMAND = re.compile(r'^(?:\$ )?infobatch (\w+)|`infobatch (\w+)', re.M)
 TARGET = re.compile(r'(?:^|`)make\s([a-z-]+)', re.MULTILINE)
@@ -115,6 +118,7 @@ def missing_files(page: Path) -> list[str]:
     names = [name.replace('../', '') for name in FILE.findall(text)]
     names += [f'configs/{name}' for name in CONFIG.findall(text)]
     names += [f'tests/{name}' for name in TEST.findall(text)]
+    names += [f'infobatch_mm/{name}' for name in INNER.findall(text)]
     each = [one for name in names for one in spelled_out(name)]
     return [name for name in each if not exists(name, page)]
 

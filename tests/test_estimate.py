@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 from infobatch_mm import InfoBatchHook, estimate
 from infobatch_mm.commands import estimate as command
 from infobatch_mm.commands import pilot, rank
+from infobatch_mm.compare.parts import UnscaledPolicy
 from infobatch_mm.compare.setup import samples_of_epoch
 from infobatch_mm.datasets.indexed import IndexedDataset
 from infobatch_mm.estimate import Budget, Schedule
@@ -117,6 +118,13 @@ def test_a_share_of_the_scores_is_below_their_mean(share):
     assert len(scores.unique()) == 1000
     assert (scores < scores.mean()).sum() == round(1000 * share)
     assert estimate.share_below_mean(scores) == pytest.approx(share)
+
+
+def test_a_policy_that_plans_in_its_own_way_is_refused():
+    policy = UnscaledPolicy(dict(type='InfoBatchPolicy'), delta=0.875)
+    scores = estimate.scores_below_mean(0.5, 26)
+    with pytest.raises(ValueError, match="'UnscaledPolicy' plans in its own"):
+        estimate.schedule(policy, scores, Budget(26, 4, 25, True))
 
 
 def test_the_full_run_is_that_of_no_pruning():
@@ -289,6 +297,14 @@ def test_a_pilot_by_iterations(tmp_path, capsys):
     cfg.dump(tmp_path / 'config.py')
     text, _ = say(capsys, str(tmp_path / 'config.py'), '--pilot', '3')
     assert 'Pilot: 3 rounds' in text
+
+
+def test_a_pilot_without_a_finite_score_is_named(tmp_path):
+    loop = dict(type='EpochBasedTrainLoop', max_epochs=9)
+    cfg = light.config(tmp_path, loop)
+    cfg.train_dataloader.dataset.dataset.nan_at = list(range(26))
+    with pytest.raises(ValueError, match='the 2 rounds of the pilot left no'):
+        pilot.fly(cfg, 2)
 
 
 @pytest.mark.parametrize('kept', [24, 25])

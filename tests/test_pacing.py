@@ -346,16 +346,31 @@ class Summing(light.LightModel):
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
-        self.head.loss_decode = nn.CrossEntropyLoss(reduction='sum')
+        self.head.criterion = nn.CrossEntropyLoss(reduction='sum')
 
 
 def test_a_loss_that_is_a_sum_takes_fewer_steps(tmp_path):
+    """Whatever the name that the head has for it."""
     cfg = light.config(tmp_path / 'a', EPOCHS, model=dict(type='Summing'))
     cfg.custom_hooks[0].pop('pacing', None)
     assert toys.hook_of(toys.train(cfg)).run.pacing == 'fewer_steps'
     cfg = light_config(tmp_path / 'b', EPOCHS, model=dict(type='Summing'))
     with pytest.raises(ValueError, match=r'CrossEntropyLoss\).*mean.*fewer'):
         toys.train(cfg)
+
+
+@pytest.mark.parametrize('pacing', ['fewer_steps', 'smaller_batches'])
+@pytest.mark.parametrize('begin', [0, 20])
+def test_what_waits_for_an_iteration_may_wait_for_ever(
+    tmp_path, pacing, begin
+):
+    cfg = light_config(tmp_path, EPOCHS, pacing=pacing)
+    cfg.log_level = 'WARNING'
+    cfg.custom_hooks.append(dict(type='EMAHook', begin_iter=begin))
+    toys.train(cfg)
+    (log,) = tmp_path.glob('*/*.log')
+    is_told = 'or never: EMAHook (begin_iter=20). Lower' in log.read_text()
+    assert is_told == (pacing == 'fewer_steps' and begin > 0)
 
 
 @DATA_SAMPLERS.register_module()

@@ -115,6 +115,20 @@ def test_what_a_run_did(tmp_path, pruned, iters, samples):
     assert (records.read_summary(tmp_path) is not None) == pruned
 
 
+def test_a_smaller_last_batch_is_known_from_a_pruned_run(tmp_path):
+    seen = {}
+    for name, pruned in (('stock', False), ('pruned', True)):
+        folder = tmp_path / name
+        cfg = config(folder, pruned=pruned, samples=2 * BATCH + 2)
+        seen[name] = [n for _, n, _ in run(cfg).found]
+    folders = [(None, tmp_path / name) for name in seen]
+    shown = sources.read(folders)
+    found = {arm.name: arm.cells[0].run.images for arm in shown.arms}
+    assert found == seen
+    alone = results.images_seen(tmp_path / 'stock')
+    assert alone == [n // 10 * 3 * BATCH for n in seen['stock']]
+
+
 @pytest.mark.parametrize('pruned', [True, False], ids=['pruned', 'stock'])
 @pytest.mark.parametrize('iters', [None, 40], ids=['epoch', 'iter'])
 def test_a_resumed_run_reads_as_one(tmp_path, monkeypatch, pruned, iters):
@@ -300,8 +314,34 @@ def test_a_run_that_is_not_done_gives_no_verdict(tmp_path):
     )
     assert found.gaps['fast', 'stock'].seeds == 2
     (note,) = found.notes
-    assert note.startswith('Left out of differences: fast_seed2 has not come')
+    assert note.startswith('Left out of means and differences: fast_seed2 ha')
     assert note in Page(report.render(*folders)).text
+
+
+def test_a_run_that_is_not_done_is_in_no_mean(tmp_path):
+    folders = two_arms(tmp_path, {0: 51.0, 1: 53.0})
+    named = [('fast' if 'fast' in f.name else 'stock', f) for f in folders]
+
+    def texts():
+        shown = sources.read(named)
+        rows = tables.arm_rows(shown, is_fair=True)
+        (fast,) = (row for row in rows if row.name == 'fast')
+        return {
+            entry.label: (entry.text, entry.change) for entry in fast.entries
+        }
+
+    before = texts()
+    assert before['samples trained on'][1] is not None
+    late = fake(tmp_path / 'fast_seed2', 2, [10.0], seconds=9.0)
+    config = last_start(late) / 'vis_data/config.py'
+    config.write_text(config.read_text() + 'train_cfg = dict(max_iters=40)\n')
+    named.append(('fast', late))
+    assert texts() == before
+    # Alone it is shown, and nothing is said of what it saves.
+    named[:] = [each for each in named if each[0] == 'stock'] + named[-1:]
+    alone = texts()
+    assert alone['mIoU, last'][0] == '10.00'
+    assert alone['samples trained on'][1] is None
 
 
 def test_a_run_that_diverged_at_its_end_is_told_of(tmp_path):

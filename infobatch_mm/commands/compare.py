@@ -64,7 +64,8 @@ something if nothing else ran beside, so with --jobs 1 on CPUs); the
 difference to all data, seed by seed, with its 90 % t interval; whether
 infobatch is better or worse than each arm (the interval excludes 0) or
 indistinguishable; and about how many more seeds would decide, with a chance
-of 80 % if the differences stay as they are. One seed gives no verdict.
+of 80 % if the differences stay as they are. One seed gives no verdict. Of
+arms that truly do not differ one in ten is called better or worse by chance.
 
 examples:
   infobatch compare my_config.py --length 0.25 --seeds 2 --arms full short

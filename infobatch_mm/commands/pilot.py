@@ -61,6 +61,12 @@ def fly(cfg: Config, rounds: int) -> Pilot:
         scores = hook.board.scores.cpu()
         planned, iters = read_rounds(Path(folder)), runner.iter
         scores = scores[scores.isfinite()]
+        if not len(scores):
+            raise ValueError(
+                f'the {rounds} rounds of the pilot left no finite score: the '
+                'losses are NaN or infinite, as when the learning rate is '
+                'too large'
+            )
         return Pilot(scores, planned, _pace(planned, iters), iters)
 
 

@@ -4,6 +4,7 @@ Arms that must cost what pruning costs (:func:`random`, :func:`short`, ...)
 take their budget from the finished run of ``infobatch`` with the same seed.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any, NamedTuple
 
@@ -43,6 +44,8 @@ UNSET: dict[str, Any] = dict(pacing=None, score=None)
 NUM_BATCHES = 'num_batch_per_epoch'
 # Below it a quarter of a batch is far from a whole number of samples.
 _FINE_BATCH = 8
+# Below it half an epoch is more than a hundredth of the schedule.
+_FINE_SCHEDULE = 50
 ALL_DATA = Budget(share=1.0, prune_ratio=0.0)
 Change = Callable[[Config, Budget, int], Config]
 
@@ -271,23 +274,38 @@ def core(**options: Any) -> dict[str, Arm]:
 
 def caution(name: str, cfg: Config) -> str:
     """Return what has to be known of an arm with a config, often nothing."""
+    return '; '.join(_cautions(name, cfg))
+
+
+def _cautions(name: str, cfg: Config) -> Iterator[str]:
     names = {type_name(each) for each in _optimizers(cfg.optim_wrapper)}
     if name.endswith('-lr') and not names <= {'SGD'}:
-        return (
+        yield (
             f'{" and ".join(sorted(names))} makes steps as long as the '
             'learning rate says, so this arm lengthens steps that pruning '
             'itself does not'
         )
     batch = cfg.train_dataloader.batch_size
     if name == 'small-batch' and batch < _FINE_BATCH:
-        return (
+        yield (
             f'of batch_size {batch} the share that pruning sees is rounded to '
             'whole samples, and its steps are fewer or more by as much'
+        )
+    if name == 'small-batch' and batch == 2:
+        yield (
+            'a batch of 1 cannot train batch norm on pooled features: leave '
+            'this arm out if the model has that'
+        )
+    epochs = cfg.train_cfg.get('max_epochs', math.inf)
+    whole = name in ('short', 'short-lr', 'small-batch')
+    if whole and epochs < _FINE_SCHEDULE:
+        yield (
+            f'of {epochs} epochs the share that pruning sees is rounded to '
+            f'whole ones, so costs differ by up to {0.5 / epochs:.0%}'
         )
     stops = any(
         type_name(hook) == 'EarlyStoppingHook'
         for hook in cfg.get('custom_hooks') or []
     )
     if stops:
-        return 'EarlyStoppingHook ends runs early, at costs that differ'
-    return ''
+        yield 'EarlyStoppingHook ends runs early, at costs that differ'

@@ -194,8 +194,9 @@ def check_same(study: Study, cells: Iterable[Cell], finished: Results) -> None:
     """Refuse finished cells that another config has made.
 
     Raises:
-        ValueError: If the digest of one of them is not that of its config, or
-            what one was made at the cost of is not there.
+        ValueError: If the digest of one of them is not that of its config,
+            what one was made at the cost of is not there, or they were
+            trained on data sets of different sizes.
     """
     known_cells = [cell for cell in cells if is_in(cell, finished)]
     alone = [
@@ -208,6 +209,18 @@ def check_same(study: Study, cells: Iterable[Cell], finished: Results) -> None:
             f'{study.results} holds {", ".join(alone)}, but not the cells '
             'that they were made at the cost of: delete their lines to run '
             'them anew, or take another work directory'
+        )
+    sizes = {
+        finished[cell.arm][cell.seed].get('dataset_size'): cell.name
+        for cell in known_cells
+    }
+    sizes.pop(None, None)  # of the first cells
+    if len(sizes) > 1:
+        found = ', '.join(f'{name} of {size}' for size, name in sizes.items())
+        raise ValueError(
+            f'{study.results} holds runs on data of different sizes ({found} '
+            'samples): delete the lines of those on other data than now, or '
+            'take another work directory'
         )
     stock = stock_config(study.setup)
     for cell in known_cells:

@@ -45,6 +45,7 @@ class BenchmarkHook(Hook):
 
     def __init__(self, channels_last: bool = False) -> None:
         self.channels_last = channels_last
+        self._began: tuple[float, float] | None = None
 
     def before_train(self, runner: Any) -> None:
         """Begin, or go on where a checkpoint stood."""
@@ -75,8 +76,9 @@ class BenchmarkHook(Hook):
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         """Bring the times up to date before they are saved."""
-        self._stop()
-        self._start()
+        if self._began is not None:  # else in a validation, as for save_best
+            self._stop()
+            self._start()
 
     def before_val(self, runner: Any) -> None:
         """Leave validation out."""
@@ -117,7 +119,9 @@ class BenchmarkHook(Hook):
         self._began = time.perf_counter(), time.process_time()
 
     def _stop(self) -> None:
+        assert self._began is not None
         wall, cpu = self._began
+        self._began = None
         self.state['train_seconds'] += time.perf_counter() - wall
         self.state['cpu_seconds'] += time.process_time() - cpu
 
@@ -125,7 +129,7 @@ class BenchmarkHook(Hook):
 def _scalars(metrics: Mapping[str, Any]) -> dict[str, float]:
     """Return the metrics that are numbers, not lists with one for a class."""
     return {
-        name: round(float(value), 4)
+        name: float(f'{float(value):.7g}')
         for name, value in metrics.items()
         if np.ndim(value) == 0 and not isinstance(value, str)
     }

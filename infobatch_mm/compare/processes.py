@@ -6,10 +6,11 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -70,9 +71,35 @@ class Place:
 
     env: Mapping[str, str] = field(default_factory=dict)
     process: subprocess.Popen | None = None
+    _lock: Lock = field(default_factory=Lock)
+    _is_closed: bool = False
 
-    def stop(self) -> None:
-        """End what runs there; it can be resumed."""
+    def start(self, command: Sequence[str], **options: Any) -> int:
+        """Run a command to its end, and return its status.
+
+        Args:
+            command (Sequence): The command.
+            **options: Those of :class:`subprocess.Popen`.
+
+        Raises:
+            RuntimeError: If the place is closed.
+        """
+        with self._lock:
+            if self._is_closed:
+                raise RuntimeError('stopped before it began')
+            self.process = subprocess.Popen(command, **options)
+        try:
+            return self.process.wait()
+        finally:
+            self._end()
+
+    def close(self) -> None:
+        """End what runs there, which can be resumed; nothing begins there."""
+        with self._lock:
+            self._is_closed = True
+            self._end()
+
+    def _end(self) -> None:
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
 
@@ -100,16 +127,17 @@ def train(
         writes (str): The file that its end leaves there.
     """
     with _held(work_dir) as lock:
-        config_file, is_same, last = write_config(study, cfg, work_dir)
-        if is_same and (work_dir / writes).exists():
+        made = work_dir / writes
+        config_file, is_same, last = write_config(study, cfg, work_dir, made)
+        if is_same and made.exists():
             return 0  # it ended after whoever had started it
-        (work_dir / writes).unlink(missing_ok=True)
+        made.unlink(missing_ok=True)
         command = [*study.train, str(config_file)]
         command += ['--work-dir', str(work_dir)]
         # By its name, since a config's load_from would come before it.
         command += ['--resume', last] if last else []
         with (work_dir / 'run.log').open('a' if last else 'w') as log:
-            place.process = subprocess.Popen(
+            return place.start(
                 command,
                 cwd=study.cwd,
                 env={**os.environ, **study.env, **place.env},
@@ -117,10 +145,6 @@ def train(
                 stderr=subprocess.STDOUT,
                 pass_fds=[lock],
             )
-            try:
-                return place.process.wait()
-            finally:
-                place.stop()
 
 
 def failure_text(work_dir: Path) -> str:
@@ -150,9 +174,15 @@ def _held(work_dir: Path) -> Iterator[int]:
 
 
 def write_config(
-    study: Study, cfg: Config, work_dir: Path
+    study: Study, cfg: Config, work_dir: Path, made: Path
 ) -> tuple[Path, bool, str]:
     """Write the config of a run.
+
+    Args:
+        study (Study): What it belongs to.
+        cfg (Config): The config.
+        work_dir (Path): The work directory of the run.
+        made (Path): The file that its end leaves there.
 
     Returns:
         tuple[Path, bool, str]: Its file, whether it is that of the run which
@@ -167,7 +197,8 @@ def write_config(
         digest += f' x {study.processes}'
     is_same = digest_file.exists() and digest_file.read_text() == digest
     if not is_same:
-        last.unlink(missing_ok=True)  # before this run is taken for its own
+        for stale in (last, made):  # before the digest makes them its own
+            stale.unlink(missing_ok=True)
     cfg.dump(config_file)
     digest_file.write_text(digest)
     found = last.read_text().strip() if last.exists() else ''

@@ -86,7 +86,7 @@ def run_all(
                     yield cell, result
         finally:
             for place in places:
-                place.stop()
+                place.close()
 
 
 def _ready(

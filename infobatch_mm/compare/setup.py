@@ -189,15 +189,16 @@ def stretch(
 
 def _stretch_scheduler(scheduler: dict[str, Any], factor: float) -> None:
     begin, end = scheduler.get('begin', 0), scheduler.get('end')
-    is_whole = end is not None and scheduler.get('T_max') == end - begin
+    length = None if end is None else end - begin
+    is_whole = length is not None and scheduler.get('T_max') == length
     old_step = scheduler.get('step_size')
     for edge in EDGES:
         if edge in scheduler:
             scheduler[edge] = _scaled(scheduler[edge], factor)
-    if 0 < (scheduler.get('end') or 0) <= (begin := scheduler.get('begin', 0)):
-        scheduler['end'] = begin + 1  # at least one step
+    if length:
+        _keep_steps(scheduler, length)
     if is_whole:
-        scheduler['T_max'] = scheduler['end'] - begin
+        scheduler['T_max'] = scheduler['end'] - scheduler.get('begin', 0)
     # What decays by a factor at each step, or each few, reaches the same end.
     power = 1.0
     if type_name(scheduler).startswith('Exponential'):
@@ -206,6 +207,22 @@ def _stretch_scheduler(scheduler: dict[str, Any], factor: float) -> None:
         power = scheduler['step_size'] / (old_step * factor)
     if abs(power - 1) > 1e-9:
         scheduler['gamma'] = scheduler.get('gamma', 0.1) ** power
+
+
+def _keep_steps(scheduler: dict[str, Any], length: int) -> None:
+    """Leave a scheduler of some length at least two steps, if it had them.
+
+    A warm-up of one step would begin and never end, and a decay never begin.
+    """
+    one_is_enough = scheduler.get('convert_to_iter_based')  # it is an epoch
+    least = 1 if one_is_enough else min(2, length)
+    begin, end = scheduler.get('begin', 0), scheduler['end']
+    if end - begin < least:
+        # A warm-up ends later, what comes after it begins earlier.
+        begin = max(0, end - least) if begin else 0
+        scheduler['end'] = begin + least
+        if begin or scheduler.get('begin'):
+            scheduler['begin'] = begin
 
 
 def _stretch_hooks(part: Any, of_epochs: float, of_iters: float) -> None:

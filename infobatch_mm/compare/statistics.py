@@ -69,12 +69,16 @@ def judge(gain: Paired) -> str:
     """Return better, worse or indistinguishable.
 
     Better: the gain is above 0 with one-sided confidence LEVEL; worse: it is
-    below. Nothing is returned of one seed, and of values that are not finite.
+    below. Nothing is returned of one seed, of values that are not finite, and
+    where each seed gave the same gain, other than 0: the metric is then so
+    coarse, or the seeds so alike, that their spread tells nothing.
 
     Args:
         gain (Paired): Of more than one seed; positive is good.
     """
     if gain.seeds < 2 or not math.isfinite(gain.mean):
+        return ''
+    if gain.low == gain.high != 0:
         return ''
     if gain.low > 0:
         return BETTER
@@ -164,9 +168,12 @@ def rank_test(
 
     Returns:
         tuple[float, float]: The correlation, and the two-sided p over all
-        permutations within the groups.
+        permutations within the groups. Both are NaN where a value is, or all
+        of a group are the same.
     """
     seen, chances = 0.0, np.zeros(1)
+    if not all(np.ptp(values) > 0 for group in groups for values in group):
+        return math.nan, math.nan
     for x, y in groups:
         x_rank, y_rank = (
             _stats().zscore(_stats().rankdata(values)) / math.sqrt(len(values))

@@ -27,6 +27,13 @@ from .tables import differences, interval, saved_shares, spread, table
 OURS, ALL = 'infobatch', 'full'
 JSON_FILE, TABLE_FILE = 'compare.json', 'compare.md'
 ONE_SEED, DIVERGED = 'one seed', 'a run that diverged'
+ALIKE = 'differences that are all the same'
+# By how much of the full run costs may differ and still be called equal.
+EQUAL = 0.01
+BY_CHANCE = (
+    'Of arms that truly do not differ, one in ten is called better or worse '
+    'by chance, and more of them if seeds are added until one is.'
+)
 WORDS = {BETTER: 'better than', SAME: 'indistinguishable from'}
 WORDS[WORSE] = 'worse than'
 
@@ -58,13 +65,33 @@ def verdict_text(study: Study, results: Results) -> str | None:
     if not any(gap.seeds > 1 for gap in against.values()):
         return None
     parts = [savings_text(results), _all_data_text(study, against, results)]
-    alike = [arm for arm in against if study.arms[arm].at_cost_of == OURS]
+    controls = [arm for arm in against if study.arms[arm].at_cost_of == OURS]
+    costs = {arm: _costs(results, arm) for arm in controls}
+    alike = [
+        arm for arm, (a, b) in costs.items() if round(abs(a - b), 4) <= EQUAL
+    ]
     parts.append(_controls_text(study, 'At equal cost', alike, against))
     rest = [arm for arm in against if arm not in (*alike, ALL)]
     if rest:
         parts.append(_controls_text(study, 'At their own cost', rest, against))
+    for arm in (arm for arm in controls if arm not in alike):
+        ours, theirs = costs[arm]
+        parts.append(f'{arm} saw {theirs:.1%} of the samples, not {ours:.1%}.')
     parts.append(_seeds_text(study, against))
+    verdicts = [judge(gain_of(study, gap)) for gap in against.values()]
+    if {BETTER, WORSE}.intersection(verdicts):
+        parts.append(BY_CHANCE)
     return ' '.join(filter(None, parts))
+
+
+def _costs(results: Results, arm: str) -> tuple[float, float]:
+    """Return what InfoBatch and another arm saw of the samples."""
+    seeds = results[OURS].keys() & results[arm].keys()
+    ours, theirs = (
+        statistics.mean(share_of(results[each][seed]) for seed in seeds)
+        for each in (OURS, arm)
+    )
+    return ours, theirs
 
 
 def gap_to(results: Results, arm: str) -> Paired | None:
@@ -82,9 +109,12 @@ def gain_of(study: Study, gap: Paired) -> Paired:
 
 def savings_text(results: Results) -> str:
     """Say what pruning has saved, of the samples and of the time."""
-    seen = statistics.mean(map(share_of, results[OURS].values()))
-    text = f'InfoBatch saves {1 - seen:.0%} of the samples'
-    seconds = saved_shares(results, 'train_seconds') if ALL in results else []
+    known = results if ALL in results else {**results, ALL: {}}
+    samples = saved_shares(known, 'samples_seen')
+    seconds = saved_shares(known, 'train_seconds')
+    # Of all data as it was trained: a run that is stopped early saves nothing.
+    samples = samples or [1 - share_of(run) for run in results[OURS].values()]
+    text = f'InfoBatch saves {statistics.mean(samples):.0%} of the samples'
     if not seconds:
         return f'{text}.'
     saved = statistics.mean(seconds)
@@ -98,7 +128,8 @@ def form_of(results: Results) -> str:
     values = (
         abs(r['value']) for runs in results.values() for r in runs.values()
     )
-    return '.2f' if max(values) > 2 else '.4f'
+    largest = max(filter(math.isfinite, values), default=0)
+    return '.2f' if largest > 2 else '.4f'
 
 
 def _all_data_text(
@@ -108,8 +139,10 @@ def _all_data_text(
         return 'Against all data: not run.'
     gap, form = against[ALL], f'+{form_of(results)}'
     found = judge(gain_of(study, gap)) or f'{why(gap)}: no verdict'
-    text = f'{study.setup.metric} against all data: {interval(gap, form)}'
-    return f'{text}, {found} ({_seeds(gap.seeds)}).'
+    if math.isfinite(gap.mean):
+        found = f'{interval(gap, form)}, {found}'
+    title = f'{study.setup.metric} against all data'
+    return f'{title}: {found} ({_seeds(gap.seeds)}).'
 
 
 def _controls_text(
@@ -122,7 +155,7 @@ def _controls_text(
         for kind, words in WORDS.items()
         if (named := [arm for arm in arms if found[arm] == kind])
     ]
-    for reason in (ONE_SEED, DIVERGED):
+    for reason in (ONE_SEED, DIVERGED, ALIKE):
         silent = [arm for arm in arms if not found[arm]]
         if named := [arm for arm in silent if why(against[arm]) == reason]:
             parts.append(f'no verdict from {reason} on {_listed(named)}')
@@ -131,17 +164,21 @@ def _controls_text(
 
 def why(gap: Paired) -> str:
     """Say from what there is no verdict."""
-    return ONE_SEED if gap.seeds < 2 else DIVERGED
+    if gap.seeds < 2:
+        return ONE_SEED
+    return ALIKE if math.isfinite(gap.mean) else DIVERGED
 
 
 def _seeds_text(study: Study, against: dict[str, Paired]) -> str:
     """Say how many more seeds would decide what is not decided."""
     deviation = pooled_deviation([*against.values()])
+    if not math.isfinite(deviation):
+        return ''
     parts = []
     for arm, gap in against.items():
         if judge(gain_of(study, gap)) in (BETTER, WORSE):
             continue
-        if not math.isfinite(gap.mean):
+        if not math.isfinite(gap.mean) or not gap.mean:
             continue
         more = seeds_to_decide(gap, deviation)
         parts.append(f'{f"about {more}" if more else "over 100"} for {arm}')
@@ -225,7 +262,7 @@ def _cell_json(study: Study, cell: Cell, run: Result) -> dict[str, Any]:
         arm=cell.arm,
         seed=cell.seed,
         work_dir=study.folder(cell).relative_to(study.work_dir).as_posix(),
-        value=run['value'],
+        value=_known(run['value']),
         samples_share=share_of(run),
         train_seconds=run['train_seconds'],
         at_cost_of=study.arms[cell.arm].at_cost_of,
@@ -233,13 +270,13 @@ def _cell_json(study: Study, cell: Cell, run: Result) -> dict[str, Any]:
 
 
 def _gap_json(gap: Paired) -> dict[str, float | None]:
-    is_known = gap.seeds > 1
-    return dict(
-        mean=gap.mean,
-        low=gap.low if is_known else None,
-        high=gap.high if is_known else None,
-        n=gap.seeds,
-    )
+    mean, low, high = map(_known, (gap.mean, gap.low, gap.high))
+    return dict(mean=mean, low=low, high=high, n=gap.seeds)
+
+
+def _known(number: float) -> float | None:
+    """Return a number as JSON has it, which knows no NaN."""
+    return number if math.isfinite(number) else None
 
 
 def policy_of(study: Study) -> str:
@@ -263,7 +300,8 @@ def write(study: Study, results: Results, config: str) -> str:
     alone = len(results) == 1 and len(results[OURS]) > 1
     nothing = 'No other arm to compare with' if alone else 'One seed'
     said = verdict or f'{nothing}: no verdict. {savings_text(results)}'
-    text = json.dumps(as_json(study, results, config, verdict), indent=2)
+    found = as_json(study, results, config, verdict)
+    text = json.dumps(found, indent=2, allow_nan=False)
     (study.work_dir / JSON_FILE).write_text(text + '\n')
     words = [f'- `{arm}`: {study.arms[arm].words}' for arm in results]
     parts = [f'# {config}', said, comparison_table(study, results)]

@@ -1,5 +1,6 @@
 """Tables and pictures of finished cells."""
 
+import math
 import statistics
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -29,16 +30,22 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def spread(values: Iterable[float], form: str = '.2f') -> str:
-    """Return mean and standard deviation."""
+    """Return mean and standard deviation, of runs that did not diverge."""
     values = list(values)
-    mean = f'{statistics.mean(values):{form}}'
-    if len(values) < 2:
-        return mean
-    return f'{mean} ± {statistics.stdev(values):{form}}'
+    known = [value for value in values if math.isfinite(value)]
+    if not known:
+        return 'diverged'
+    text = f'{statistics.mean(known):{form}}'
+    if len(known) > 1:
+        text += f' ± {statistics.stdev(known):{form}}'
+    lost = len(values) - len(known)
+    return f'{text} ({lost} diverged)' if lost else text
 
 
 def interval(gap: Paired, form: str = '+.2f') -> str:
     """Return a mean over seeds with its 90 % interval."""
+    if not math.isfinite(gap.mean):
+        return 'diverged'
     if gap.seeds < 2:
         return f'{gap.mean:{form}}'
     return f'{gap.mean:{form}} [{gap.low:{form}}, {gap.high:{form}}]'

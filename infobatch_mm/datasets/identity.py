@@ -151,6 +151,12 @@ class Identities:
         """str: A hash of the list; 1.2 s for 1.28 million samples."""
         return fingerprint(self.dataset)
 
+    @property
+    def are_unknown(self) -> bool:
+        """bool: Whether another order of the samples could not be seen."""
+        listed = all(isinstance(x, BaseDataset) for x in leaves(self.dataset))
+        return not listed and not self.numbers.any()
+
     def note(self, samples: Sequence[Any]) -> None:
         """Note the images of a batch, by its data samples.
 

@@ -16,6 +16,8 @@ from .results import Metric, Run
 
 ONE_SEED = 'one seed: no verdict'
 NO_PAIRS = 'no seed in common that is done: no verdict'
+DIVERGED = 'a run that diverged: no verdict'
+ALIKE = 'the same difference with each seed: no verdict'
 NO_SCIPY = 'no interval without scipy: pip install "infobatch_mm[compare]"'
 # Runs of our own suites that shared a core differed by at most 5 % in the
 # seconds of an iteration, pruned or not; beside other work it was up to 78 %.
@@ -40,6 +42,11 @@ class Cell(NamedTuple):
     samples: float  # trained on; in a comparison the share of all
     seconds: float  # of training
     run: Run | None  # None where the work directory is gone
+
+    @property
+    def is_done(self) -> bool:
+        """bool: Whether it has come to the end of its schedule."""
+        return self.run is None or self.run.is_done
 
 
 class Arm(NamedTuple):
@@ -110,8 +117,7 @@ def pair(
         {
             c.seed: found
             for c in each.cells
-            if math.isfinite(found := value(c))
-            and (not c.run or c.run.is_done)
+            if math.isfinite(found := value(c)) and c.is_done
         }
         for each in (arm, other)
     )
@@ -147,8 +153,12 @@ def verdict(gap: Paired | None, metric: Metric) -> str:
         return NO_PAIRS
     if gap.seeds < 2:
         return ONE_SEED
+    if not math.isfinite(gap.mean):
+        return DIVERGED
     if not math.isfinite(gap.low):
         return NO_SCIPY
+    if gap.low == gap.high != 0:
+        return ALIKE
     ends = sorted((metric.sign * gap.low, metric.sign * gap.high))
     if ends[0] > 0:
         return 'better'

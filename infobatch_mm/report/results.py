@@ -65,13 +65,16 @@ class Run(NamedTuple):
         return self.tables[max(self.tables)] if self.tables else {}
 
 
-def read(work_dir: Path, metric: Metric | None = None) -> Run:
+def read(
+    work_dir: Path, metric: Metric | None = None, total: int | None = None
+) -> Run:
     """Read a run.
 
     Args:
         work_dir (Path): Its work directory.
         metric (Metric | None): What it is judged by; None takes what the
             config's ``save_best`` names, or the first that it logged.
+        total (int | None): See :func:`images_seen`.
     """
     cfg, lines = of_run.config(work_dir), of_run.validations(work_dir)
     metric = metric or metric_of(cfg, lines[-1] if lines else {})
@@ -84,7 +87,7 @@ def read(work_dir: Path, metric: Metric | None = None) -> Run:
         metric,
         [line.get(name, math.nan) for line in lines],
         iterations,
-        images_seen(work_dir),
+        images_seen(work_dir, total),
         of_run.train_seconds(work_dir),
         clock,
         of_run.per_class(work_dir),
@@ -210,18 +213,34 @@ def clock_at(work_dir: Path, done: Sequence[int]) -> list[float] | None:
 # Samples
 
 
-def images_seen(work_dir: Path) -> list[int]:
+def images_seen(work_dir: Path, total: int | None = None) -> list[int]:
     """Return the number of samples trained on before each validation.
 
-    In a stock run by epochs, a smaller last batch counts as a whole one, and
-    so do all batches of a round that is under way.
+    All batches of a round that is under way count as whole ones, and so does
+    a smaller last batch of the epochs of a stock run, if it is not known.
+
+    Args:
+        work_dir (Path): The work directory of a run.
+        total (int | None): The samples of its data, as a pruned run on them
+            has recorded it.
     """
     batch, lines = of_run.global_batch(work_dir), of_run.rounds(work_dir)
-    dealt = of_run.ranks(work_dir) if deals(work_dir) else 0
-    return [
-        _images(done, lines, batch, dealt) if lines else done * batch
-        for done in of_run.iterations(work_dir)
-    ]
+    done = of_run.iterations(work_dir)
+    if lines:
+        dealt = of_run.ranks(work_dir) if deals(work_dir) else 0
+        return [_images(each, lines, batch, dealt) for each in done]
+    if total is None or not _leaves_a_rest(work_dir, total, batch):
+        return [each * batch for each in done]
+    passes = (divmod(each, -(-total // batch)) for each in done)
+    return [whole * total + rest * batch for whole, rest in passes]
+
+
+def _leaves_a_rest(work_dir: Path, total: int, batch: int) -> bool:
+    """Tell whether each epoch of a stock run is of so many samples."""
+    cfg = of_run.config(work_dir)
+    by_epoch = cfg.train_cfg.get('max_epochs') is not None
+    length = of_run.epoch_length(work_dir, cfg) if by_epoch else None
+    return length == -(-total // batch)
 
 
 def deals(work_dir: Path) -> bool:

@@ -146,7 +146,7 @@ def iterations(work_dir: Path) -> list[int]:
         line['round'] + 1: line['iter'] + iters_of(line, batch)
         for line in rounds(work_dir)
     }
-    length = _epoch_length(work_dir, cfg) or _logged_length(found)
+    length = epoch_length(work_dir, cfg) or _logged_length(found)
     epochs = [entry.line['step'] for entry in steps]
     return [ends.get(epoch, epoch * length) for epoch in epochs]
 
@@ -265,7 +265,7 @@ def _steps_are_epochs(cfg: Config) -> bool:
     return by_epoch and 'max_epochs' in cfg.train_cfg
 
 
-def _epoch_length(work_dir: Path, cfg: Config) -> int | None:
+def epoch_length(work_dir: Path, cfg: Config) -> int | None:
     """Return the iterations of an epoch of a stock run, from its log."""
     text = log_text(last_start(work_dir))
     if found := EPOCH.search(text):

@@ -60,10 +60,11 @@ def from_runs(folders: Sequence[Named]) -> Comparison:
         ValueError: If a page of these runs would mix them.
     """
     _check_apart([folder for _, folder in folders])
-    arms = [_arm(*group) for group in _grouped(folders).items()]
+    total = _total([folder for _, folder in folders])
+    arms = [_arm(*group, total) for group in _grouped(folders).items()]
     metrics = [c.run.metric for arm in arms for c in arm.cells if c.run]
     metric = next(filter(None, metrics), None)
-    arms = [_judged(arm, metric) for arm in arms]
+    arms = [_judged(arm, metric, total) for arm in arms]
     notes = list(_notes(arms, metric)) if metric else []
     reference = _reference(arms)
     rest = [arm for arm in arms if arm is not reference]
@@ -103,8 +104,8 @@ def _notes(arms: Sequence[Arm], metric: Metric) -> Iterator[str]:
             )
         elif not run.is_done and len(arms) > 1:
             yield (
-                f'Left out of differences: {name} has not come to the end of '
-                'its schedule.'
+                f'Left out of means and differences: {name} has not come to '
+                'the end of its schedule.'
             )
 
 
@@ -125,7 +126,7 @@ def from_comparison(work_dir: Path) -> Comparison:
     gaps = {
         (gap['arm'], gap['against']): Paired(
             gap['n'],
-            gap['mean'],
+            _bound(gap['mean'], math.nan),
             math.nan,
             _bound(gap['low'], -math.inf),
             _bound(gap['high'], math.inf),
@@ -205,8 +206,15 @@ def _common_name(group: Sequence[Path]) -> str:
     return group[0].parent.name if common.strip('0123456789') == '' else common
 
 
-def _arm(name: str, folders: Sequence[Path]) -> Arm:
-    cells = [_cell(read_run(folder)) for folder in folders]
+def _total(folders: Sequence[Path]) -> int | None:
+    """Return the samples of the data of some runs, if one has noted them."""
+    first = [line for dir_ in folders for line in of_run.rounds(dir_)[:1]]
+    totals = {line['total'] for line in first}
+    return totals.pop() if len(totals) == 1 else None
+
+
+def _arm(name: str, folders: Sequence[Path], total: int | None) -> Arm:
+    cells = [_cell(read_run(folder, total=total)) for folder in folders]
     by_seed: dict[int | None, Path] = {}
     for folder, cell in zip(folders, cells, strict=True):
         if cell.seed is not None and cell.seed in by_seed:
@@ -225,13 +233,13 @@ def _cell(run: Run) -> Cell:
     return Cell(run.seed, run.values[-1], run.images[-1], run.seconds[-1], run)
 
 
-def _judged(arm: Arm, metric: Metric | None) -> Arm:
+def _judged(arm: Arm, metric: Metric | None, total: int | None) -> Arm:
     """Judge all runs by one metric; one that lacks it has no results."""
     cells = []
     for cell in arm.cells:
         run = cell.run
         if run and metric and run.metric != metric:
-            run = read_run(run.work_dir, metric)
+            run = read_run(run.work_dir, metric, total)
             if not any(map(math.isfinite, run.values)):
                 run = run._replace(values=[])
             cell = _cell(run)
@@ -267,7 +275,8 @@ def _compared_cell(
         scale = seconds / run.seconds[-1]
         run = run._replace(seconds=[scale * t for t in run.seconds])
     share = entry['samples_share']
-    return Cell(entry['seed'], entry['value'], share, seconds, run)
+    value = _bound(entry['value'], math.nan)
+    return Cell(entry['seed'], value, share, seconds, run)
 
 
 def _bound(value: float | None, unknown: float) -> float:

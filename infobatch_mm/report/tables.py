@@ -104,7 +104,7 @@ def headline(shown: Comparison) -> str | None:
     gap = shown.gap(shown.subject, other)
     words = verdict(gap, metric)
     names = f'{shown.subject.name} against {other.name}'
-    if gap is None or gap.seeds < 2:
+    if gap is None or gap.seeds < 2 or not math.isfinite(gap.mean):
         return f'{names}, {words}.'
     style = decimals([cell.value for cell in other.cells])
     text = number_text(gap.mean, f'+{style}')
@@ -136,8 +136,14 @@ def columns(rows: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys([*(e.label for e in fullest), *labels]))
 
 
+def _counted(arm: Arm) -> list[Cell]:
+    """Return the runs whose means are shown: while none is done, all."""
+    done = [cell for cell in arm.cells if cell.is_done]
+    return done or arm.cells
+
+
 def _values(arm: Arm) -> list[float]:
-    return [cell.value for cell in arm.cells if math.isfinite(cell.value)]
+    return [c.value for c in _counted(arm) if math.isfinite(c.value)]
 
 
 def _arm_row(shown: Comparison, arm: Arm, style: str, is_fair: bool) -> Row:
@@ -155,8 +161,8 @@ def _arm_row(shown: Comparison, arm: Arm, style: str, is_fair: bool) -> Row:
         _difference(label, shown.gap(a, b), metric, style)
         for label, a, b in others
     ]
-    if arm.runs:
-        best = [run.best for run in arm.runs]
+    best = [run.best for run in arm._replace(cells=_counted(arm)).runs]
+    if best := [value for value in best if math.isfinite(value)]:
         entries.append(Entry(f'{metric.name}, best', spread(best, style)))
     entries += _costs(shown, arm, is_fair)
     note = f'{len(seeds)} seeds: ' if len(seeds) > 1 else 'seed '
@@ -184,12 +190,12 @@ def _costs(shown: Comparison, arm: Arm, is_fair: bool) -> list[Entry]:
     ]
     entries = []
     for label, style, value, fair in kinds:
-        costs = [value(cell) for cell in arm.cells]
+        costs = [value(cell) for cell in _counted(arm)]
         text = style(statistics.mean(costs))
         change = _cost_change(shown, arm, value, fair)
         entries.append(Entry(label, text, change))
-    done = [run.iterations[-1] for run in arm.runs]
-    if done:
+    runs = arm._replace(cells=_counted(arm)).runs
+    if done := [run.iterations[-1] for run in runs]:
         text = f'{statistics.mean(done):,.0f}'
         entries.insert(1, Entry('iterations', text))
     return entries
@@ -198,12 +204,19 @@ def _costs(shown: Comparison, arm: Arm, is_fair: bool) -> list[Entry]:
 def _cost_change(
     shown: Comparison, arm: Arm, value: Callable[[Cell], float], fair: bool
 ) -> Change | None:
-    """Return the cost of an arm relative to the reference's, seed by seed."""
+    """Return the cost of an arm relative to the reference's, seed by seed.
+
+    Of runs that are done: None where an arm has none.
+    """
     reference = shown.reference
     if reference is None or arm is reference:
         return None
-    theirs = {cell.seed: value(cell) for cell in reference.cells}
-    ours = {cell.seed: value(cell) for cell in arm.cells}
+    theirs, ours = (
+        {cell.seed: value(cell) for cell in each.cells if cell.is_done}
+        for each in (reference, arm)
+    )
+    if not ours or not theirs:
+        return None
     common = ours.keys() & theirs.keys() or None
     sums = [
         statistics.mean(c for seed, c in costs.items() if _is_in(seed, common))
