@@ -246,7 +246,7 @@ def _is_ours(
     return kind is None or is_of(PACKAGE, kind)
 
 
-def _is_classifier(model: Mapping[str, Any], scope: str) -> bool:
+def is_classifier(model: Mapping[str, Any], scope: str) -> bool:
     """Say whether a model is one of mmpretrain's, or derived from one.
 
     Where there is no class of its name, the scope decides.
@@ -268,7 +268,7 @@ def _with_import(custom_imports: Any) -> dict[str, Any]:
 
 
 def _weight_heads(model: MutableMapping[str, Any], scope: str) -> None:
-    kinds = CLS_HEADS if _is_classifier(model, scope) else SEG_HEADS
+    kinds = CLS_HEADS if is_classifier(model, scope) else SEG_HEADS
     found = [name for name in kinds if model.get(name)]
     if not found:
         raise ValueError(

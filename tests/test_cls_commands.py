@@ -57,6 +57,22 @@ def run(tmp_path, monkeypatch):
     return str(path), str(checkpoint)
 
 
+def test_a_config_without_a_scope_is_known_by_its_model(run, tmp_path):
+    """As mmpretrain's new-style configs are."""
+    path, checkpoint = run
+    cfg = Config.fromfile(path)
+    assert running.is_mmpretrain(cfg)
+    cfg.default_scope = None
+    cfg.model.type = f'mmpretrain.{cfg.model.type.rpartition(".")[2]}'
+    assert running.is_mmpretrain(cfg)
+    cfg.model.type = MODELS.get(cfg.model.type)  # of a lazy config
+    assert running.is_mmpretrain(cfg)
+    assert not running.is_mmpretrain(Config(dict(model=dict(type='Other'))))
+    args = test_tool.parse_args([path, checkpoint, '--out', 'p.txt'])
+    with pytest.raises(ValueError, match=r'p\.txt: .*ends with \.pkl'):
+        test_tool.load_config(args)
+
+
 def test_each_image_is_saved(run, tmp_path):
     test_tool.main([*run, '--show-dir', str(tmp_path / 'painted')])
     names = [path.name for path in (tmp_path / 'painted').iterdir()]

@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import copy
 import importlib.util
 import io
 import json
@@ -809,6 +810,65 @@ def test_the_command_heeds_options_in_the_loop(written):
     more = ['train_cfg.infobatch.delta=0.9', 'train_cfg.max_epochs=1']
     train.main([str(path), '--cfg-options', *more], prog='infobatch train')
     assert (path.parent / 'run/infobatch.jsonl').exists()
+
+
+@pytest.mark.parametrize('option, words', [
+    ('model.size.depth=3', 'has nothing to set there'),
+    ('custom_imports.imports=["not_there_at_all"]', 'not_there_at_all'),
+])  # fmt: skip
+def test_options_that_cannot_be_set_end_in_one_line(
+    config, option, words, capsys
+):
+    assert words in last_line(capsys, config, '--cfg-options', option)
+
+
+def test_a_config_without_a_model_is_of_no_run(config, capsys):
+    config.write_text('')
+    assert 'has no model' in last_line(capsys, config)
+
+
+def test_a_base_that_is_not_installed_is_named_with_its_extra(
+    config, capsys, monkeypatch
+):
+    def read(name):
+        raise ModuleNotFoundError('mmpretrain is not installed')
+
+    monkeypatch.setattr(running, 'get_config', read)
+    monkeypatch.setattr(running, 'is_importable', lambda name: name != 'mmseg')
+    with pytest.raises(ValueError, match='mmseg is not installed'):
+        running.read_config('mmseg::some.py')
+    monkeypatch.setattr(running, 'is_importable', lambda name: name == 'mmseg')
+    with pytest.raises(ValueError, match=r'infobatch_mm\[cls\]'):
+        running.read_config('mmseg::some.py')
+
+
+def test_slurm_without_srun_is_told_of():
+    with pytest.raises(ValueError, match='not started by srun'):
+        running.take_slurm_ranks({})
+
+
+def test_an_error_of_ours_in_a_test_is_one_line(written, tmp_path, capsys):
+    def change(cfg):
+        cfg.test_dataloader = copy.deepcopy(cfg.train_dataloader)
+        cfg.test_dataloader.dataset.dataset.type = 'UnpackedData'
+        cfg.test_dataloader.sampler = dict(type='DefaultSampler')
+        cfg.test_cfg = dict(type='TestLoop')
+        cfg.test_evaluator = dict(type='LightMetric')
+
+    path, checkpoint = written(change), tmp_path / 'stock.pth'
+    torch.save(light.LightModel().state_dict(), checkpoint)
+    with pytest.raises(SystemExit) as stopped:
+        test_command.main([str(path), str(checkpoint)], prog='infobatch test')
+    assert stopped.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert 'IndexedDataset needs samples' in line
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason='root may write anywhere')
+def test_a_folder_that_must_not_be_written_to_is_named_first(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(ValueError, match='no permission to write there'):
+        ending.check_out(tmp_path / 'table.csv')
 
 
 @pytest.mark.parametrize('command', [report, rank])

@@ -1,6 +1,7 @@
 """Data sets: which image an index stands for, the index itself, digits."""
 
 import copy
+import os
 import pickle
 import random
 from functools import partial
@@ -70,6 +71,14 @@ def test_paths_of_pathlib_count_as_text():
     assert fingerprint(dataset) != fingerprint(Listed(infos[::-1], root))
     number = path_number(root / 'a.png', roots_of(dataset))
     assert number == path_number('data/a.png', ['data']) != 0
+
+
+def test_names_of_files_need_not_be_text():
+    """Latin-1 in the name of a file, as Python gives it."""
+    names = [os.fsdecode(b'caf\xe9.png'), os.fsdecode(b'caf\xe8.png')]
+    dataset = by_path(names)
+    assert fingerprint(dataset) != fingerprint(by_path(names[::-1]))
+    assert len({path_number(name, ()) for name in names}) == 2
 
 
 def test_the_parts_of_a_data_set_count_by_their_length():

@@ -1,5 +1,6 @@
 """infobatch prepare: each data set, on stand-ins, and weights."""
 
+import errno
 import io
 import pickle
 import re
@@ -570,7 +571,7 @@ def test_damage_in_a_prepared_folder_is_found_of_cifar(archive, tmp_path):
     run(archive, out)
     batch = out / SMALL.folder / 'test_batch'
     batch.write_bytes(batch.read_bytes()[:50])
-    with pytest.raises(ValueError, match=r'test_batch cannot be read'):
+    with pytest.raises(ValueError, match=r'test_batch cannot be read.*remove'):
         run(archive, out)
 
 
@@ -583,6 +584,71 @@ def test_a_member_outside_the_folder_is_refused(tmp_path):
     with pytest.raises(ValueError, match='cannot be unpacked'):
         run(path, tmp_path / 'in' / 'out')
     assert not list(tmp_path.rglob('escaped'))
+
+
+def test_a_flipped_bit_of_an_official_archive_is_found(tmp_path):
+    """tarfile itself ends before the checksum of a .tar.gz."""
+    path, noise = tmp_path / 'c.tar.gz', tmp_path / 'noise'
+    noise.write_bytes(np.random.default_rng(0).bytes(50_000))
+    with tarfile.open(path, 'w:gz') as tar:
+        tar.add(noise, arcname='noise')
+    extract(path, tmp_path / 'whole')
+    damaged = bytearray(path.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(ValueError, match='cannot be unpacked'):
+        extract(path, tmp_path / 'out')
+
+
+@pytest.mark.parametrize('form', ['xz', 'gz'])
+def test_a_damaged_archive_of_any_form_is_named(tmp_path, form):
+    path, noise = tmp_path / f'c.tar.{form}', tmp_path / 'noise'
+    noise.write_bytes(np.random.default_rng(0).bytes(5000))
+    with tarfile.open(path, f'w:{form}') as tar:
+        tar.add(noise, arcname='noise')
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 300):
+        damaged = bytearray(whole)
+        damaged[place] ^= 255
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match='cannot be unpacked'):
+            extract(path, tmp_path / f'out{place}')
+
+
+def test_a_full_disk_is_not_the_archive_s_fault(
+    archive, tmp_path, monkeypatch, capsys
+):
+    def extractall(*args, **kwargs):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    path = tmp_path / 'c.tar'
+    with tarfile.open(path, 'w') as tar:
+        tar.add(archive, arcname='c')
+    monkeypatch.setattr(tarfile.TarFile, 'extractall', extractall)
+    with pytest.raises(SystemExit) as stopped:
+        prepare.main(['cifar10', str(path), '--out', str(tmp_path / 'out')])
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert 'No space left' in said and 'fetch' not in said
+    assert not (tmp_path / 'out').exists()
+
+
+def test_an_old_python_is_told_of(tmp_path, monkeypatch):
+    monkeypatch.delattr(tarfile, 'data_filter')
+    with pytest.raises(ValueError, match='cannot unpack archives safely'):
+        extract(tmp_path / 'c.tar', tmp_path / 'out')
+
+
+@pytest.mark.parametrize('is_there', [True, False])
+def test_a_link_to_a_folder_is_filled(archive, tmp_path, is_there):
+    target, out = tmp_path / 'large' / 'disk', tmp_path / 'out'
+    target.parent.mkdir()
+    if is_there:
+        target.mkdir()
+    out.symlink_to(target)
+    run(archive, out)
+    assert out.is_symlink() and (target / SMALL.folder).is_dir()
+    assert run(archive, out).startswith('checked, already there')
 
 
 def test_what_is_no_archive_is_named_of_cifar(tmp_path):
@@ -688,6 +754,20 @@ def drop_class(root):
     (root / 'wnids.txt').write_text('n01\n')
 
 
+def rename_class(root):
+    (root / 'wnids.txt').write_text('n01\nn03\n')
+
+
+def rename_val_class(root):
+    table = root / 'val/val_annotations.txt'
+    table.write_text(table.read_text().replace('n02', 'n03'))
+
+
+def cut_line(root):
+    table = root / 'val/val_annotations.txt'
+    table.write_text(table.read_text().split()[0] + '\n')
+
+
 @pytest.mark.parametrize(
     'spoil, message',
     [
@@ -696,12 +776,22 @@ def drop_class(root):
         (other_image, r'val_annotations\.txt does not name the images'),
         (other_class, 'val holds images of 1 classes, and 2 are expected'),
         (drop_class, r'wnids\.txt holds images of 1 classes'),
+        (rename_class, 'train has other classes than .*: n02, n03 is not'),
+        (rename_val_class, 'val has other classes than .*: n02, n03 is'),
+        (cut_line, r'val_annotations\.txt, line 1: val_0.JPEG has 1 of 2'),
     ],
 )
 def test_damage_in_tiny_imagenet_is_named(tiny, spoil, message):
     spoil(tiny)
     with pytest.raises(ValueError, match=message):
         tiny_imagenet(tiny)
+    assert not (tiny / 'meta').exists()
+
+
+def test_empty_lines_of_a_table_are_left_out(tiny):
+    for table in tiny / 'wnids.txt', tiny / 'val/val_annotations.txt':
+        table.write_text(table.read_text() + '\n\n')
+    assert 'with 2 classes' in tiny_imagenet(tiny)
 
 
 def imagenet(root):
@@ -745,6 +835,30 @@ def test_a_table_of_another_imagenet_is_named(full):
     table.write_text(table.read_text().replace('0_0', '0_9'))
     with pytest.raises(ValueError, match=r'train\.txt does not name'):
         imagenet(full)
+
+
+@pytest.mark.parametrize('full', ['flat'], indirect=True)
+@pytest.mark.parametrize('label', ['2', 'n01440764'])
+def test_labels_that_mmpretrain_would_read_otherwise(full, label):
+    """Such as those of the challenge, 1 to 1000."""
+    table = full / 'meta' / 'val.txt'
+    table.write_text(table.read_text().replace('EG 0', f'EG {label}'))
+    with pytest.raises(ValueError, match=f'val.txt has the label {label}, '):
+        imagenet(full)
+
+
+@pytest.mark.parametrize('full', ['by class'], indirect=True)
+def test_folders_of_other_names_are_other_classes(full):
+    (full / 'val' / 'n01').rename(full / 'val' / '1')
+    with pytest.raises(ValueError, match='val has other classes than .*: 1, '):
+        imagenet(full)
+
+
+@pytest.mark.parametrize('full', ['by class'], indirect=True)
+def test_folders_may_be_links(full, tmp_path):
+    (full / 'val' / 'n01').rename(tmp_path / 'store')
+    (full / 'val' / 'n01').symlink_to(tmp_path / 'store')
+    assert 'checked: 6 train, 4 val' in imagenet(full)
 
 
 def test_a_pickle_that_holds_no_batch_is_named(archive, tmp_path):

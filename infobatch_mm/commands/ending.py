@@ -7,6 +7,7 @@ keeps its traceback.
 
 import argparse
 import linecache
+import os
 import re
 import traceback
 from collections.abc import Callable, Iterator
@@ -43,6 +44,14 @@ def is_explained(error: BaseException) -> bool:
     """
     settings = (ValueError, FileNotFoundError, MissingExtraError)
     return isinstance(error, settings) or is_ours(error)
+
+
+def is_of_files(error: BaseException) -> bool:
+    """Tell whether an error is explained, or one of the file system.
+
+    Such as a full disk, or a folder that must not be written to.
+    """
+    return isinstance(error, OSError) or is_explained(error)
 
 
 @contextmanager
@@ -84,6 +93,8 @@ def check_out(out: Path | None) -> None:
         raise ValueError(f'--out {out} is a folder; name a file in it')
     if not out.parent.is_dir():
         raise ValueError(f'--out {out}: there is no folder {out.parent}')
+    if not os.access(out if out.exists() else out.parent, os.W_OK):
+        raise ValueError(f'--out {out}: no permission to write there')
 
 
 def original(error: BaseException) -> BaseException:

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from ..prepare import classification, segmentation, weights
-from .ending import in_one_line
+from .ending import in_one_line, is_of_files
 
 
 def add_camvid(subparsers: argparse._SubParsersAction) -> None:
@@ -157,5 +157,5 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     parser = build_parser(prog)
     settings = vars(parser.parse_args(argv))
     prepare = settings.pop('prepare')
-    with in_one_line(parser):
+    with in_one_line(parser, only=is_of_files):
         print(prepare(**settings))

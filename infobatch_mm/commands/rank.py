@@ -1,13 +1,14 @@
 """The command line of the table of a run's training samples."""
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..report import samples
-from .ending import check_out, in_one_line, is_ours
+from .ending import check_out, in_one_line, is_of_files, is_ours
 from .running import positive
 
 EPILOG = """\
@@ -79,12 +80,19 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     order = samples.order(found.state, hardest_first=args.order == 'hardest')
     table = samples.rows(found, order[: args.top])
     write = samples.write_csv if args.format == 'csv' else samples.write_jsonl
+    # Names of files may hold bytes that are no text.
+    form = dict(encoding='utf-8', errors='surrogateescape', newline='')
     if args.out is None:
         try:
+            if isinstance(sys.stdout, io.TextIOWrapper):
+                sys.stdout.reconfigure(errors=form['errors'])
             write(table, sys.stdout)
             sys.stdout.flush()
         except BrokenPipeError:  # its reader, such as head, has enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return
-    with args.out.open('w', encoding='utf-8', newline='') as file:
+    with (
+        in_one_line(parser, only=is_of_files),
+        args.out.open('w', **form) as file,
+    ):
         write(table, file)

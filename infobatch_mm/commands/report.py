@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..host.packages import require
-from .ending import check_out, in_one_line, is_ours
+from .ending import check_out, in_one_line, is_of_files, is_ours
 
 DESCRIPTION = """
 Make a page about runs, from what they left in their work directories. A run
@@ -69,5 +69,6 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     out = args.out or runs[0][1] / page.PAGE_FILE
     with in_one_line(parser, only=is_ours):
         text = page.render(*((arm, folder.resolve()) for arm, folder in runs))
-    out.write_text(text, encoding='utf-8')
+    with in_one_line(parser, only=is_of_files):
+        out.write_text(text, encoding='utf-8')
     print(f'Report: {out}')

@@ -16,6 +16,7 @@ from mmengine.registry import RUNNERS, init_default_scope
 from mmengine.runner import Runner
 from mmengine.utils import import_modules_from_strings
 
+from ..config import is_classifier
 from ..host.checkpoint import allow_resuming
 from ..host.packages import alias_config_bases, is_importable
 from .ending import in_one_line, is_ours
@@ -158,13 +159,35 @@ def read_config(name: str, options: Mapping[str, Any] | None = None) -> Config:
         name (str): A file, or one of an installed package as `pkg::` name.
         options (Mapping, optional): Those of `--cfg-options`.
     """
-    cfg = _read(name)
-    if options is not None:
-        cfg.merge_from_dict(dict(options))
-        # mmengine imports those of a file as it reads it.
-        if imports := cfg.get('custom_imports'):
-            import_modules_from_strings(**imports)
+    try:
+        cfg = _read(name)
+        if options is not None:
+            _merge(cfg, options)
+            # mmengine imports those of a file as it reads it.
+            if imports := cfg.get('custom_imports'):
+                import_modules_from_strings(**imports)
+    except ImportError as error:
+        why = f' ({error.__context__})' if error.__context__ else ''
+        raise ValueError(f'{name}: {error}{why}{_hint(error)}') from error
     return cfg
+
+
+def _merge(cfg: Config, options: Mapping[str, Any]) -> None:
+    try:
+        cfg.merge_from_dict(dict(options))
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        given = ' '.join(f'{key}={value}' for key, value in options.items())
+        raise ValueError(
+            f'--cfg-options {given}: the config has nothing to set there '
+            f'({type(error).__name__}: {error})'
+        ) from error
+
+
+def _hint(error: ImportError) -> str:
+    """Say which extra of ours installs what an import lacks, if one does."""
+    if 'mmpretrain' not in str(error) or is_importable('mmpretrain'):
+        return ''
+    return '. The extra cls has it: pip install "infobatch_mm[cls]"'
 
 
 def _read(name: str) -> Config:
@@ -190,6 +213,8 @@ def load_common(args: argparse.Namespace) -> Config:
     named after the config file.
     """
     cfg = read_config(args.config, args.cfg_options)
+    if not cfg.get('model'):
+        raise ValueError(f'{args.config} has no model, so it is of no run')
     cfg.launcher = args.launcher
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
@@ -199,8 +224,14 @@ def load_common(args: argparse.Namespace) -> Config:
 
 
 def is_mmpretrain(cfg: Config) -> bool:
-    """Tell whether a config is one for mmpretrain's tools."""
-    return cfg.get('default_scope') == 'mmpretrain'
+    """Tell whether a config is one for mmpretrain's tools.
+
+    Its new-style configs have no scope; the class of the model tells then.
+    """
+    if scope := cfg.get('default_scope'):
+        return scope == 'mmpretrain'
+    model = cfg.get('model')
+    return bool(model) and is_classifier(model, 'mmengine')
 
 
 def check_family(
@@ -246,6 +277,11 @@ def set_dataloader_defaults(cfg: Config, args: argparse.Namespace) -> None:
 
 def take_slurm_ranks(env: MutableMapping[str, str]) -> None:
     """Name the ranks of a Slurm step as torch does."""
+    if 'SLURM_PROCID' not in env:
+        raise ValueError(
+            '--launcher slurm was not started by srun: use '
+            'tools/slurm_train.sh, or --launcher pytorch'
+        )
     command = ['scontrol', 'show', 'hostnames', env['SLURM_NODELIST']]
     hosts = subprocess.check_output(command, text=True).split()
     env.setdefault('MASTER_ADDR', hosts[0])

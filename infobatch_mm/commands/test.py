@@ -13,7 +13,7 @@ from mmengine.dist import is_main_process
 
 from ..host.types import type_name
 from . import running
-from .ending import check_exists, in_one_line
+from .ending import check_exists, in_one_line, is_ours
 
 # Flags that only mmpretrain's tool has, and what does the same elsewhere.
 MMPRETRAIN_FLAGS = {
@@ -158,6 +158,11 @@ def mirror_by_default(cfg: Config) -> None:
 def keep_predictions(cfg: Config, out: str) -> None:
     """Let the evaluator write the predictions as the package's own does."""
     if running.is_mmpretrain(cfg):
+        if not out.endswith(('.pkl', '.pickle')):
+            raise ValueError(
+                f'--out {out}: the predictions are written to a file that '
+                'ends with .pkl or .pickle'
+            )
         known = cfg.test_evaluator
         dump = dict(type='DumpResults', out_file_path=out)
         metrics = known if isinstance(known, list) else [known]
@@ -209,7 +214,9 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     args = running.parse(parser, argv)
     with in_one_line(parser):
         check_exists('checkpoint', args.checkpoint)
-    metrics = running.start(parser, args, load_config).test()
+    runner = running.start(parser, args, load_config)
+    with in_one_line(parser, only=is_ours):
+        metrics = runner.test()
     if args.out_item == 'metrics' and is_main_process():
         mmengine.dump(metrics, args.out)
     running.leave_group()

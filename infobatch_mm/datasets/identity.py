@@ -43,12 +43,17 @@ def _without_root(path: str, roots: Iterable[str]) -> str:
     return path
 
 
+def _bytes_of(text: str, roots: Iterable[str]) -> bytes:
+    """Return the bytes of a path, of which not all need be text."""
+    return _without_root(text, roots).encode(errors='surrogateescape')
+
+
 def path_number(path: Any, roots: Iterable[str]) -> int:
     """Return a number in int32 for a path; 0 where there is none."""
     text = text_of(path)
     if text is None:
         return 0
-    number = zlib.crc32(_without_root(text, roots).encode())
+    number = zlib.crc32(_bytes_of(text, roots))
     return (number - 2**31) or 1
 
 
@@ -75,7 +80,7 @@ def fingerprint(dataset: Any) -> str:
         for info in _infos(leaf):
             path = info.get('img_path') if isinstance(info, dict) else None
             if (text := text_of(path)) is not None:
-                digest.update(_without_root(text, roots).encode() + b'\n')
+                digest.update(_bytes_of(text, roots) + b'\n')
             else:
                 _feed(digest, info, roots)
     return digest.hexdigest()
@@ -121,7 +126,7 @@ def _feed(digest: Any, value: Any, roots: Sequence[str]) -> None:
         for item in value:
             _feed(digest, item, roots)
     elif (text := text_of(value)) is not None:
-        digest.update(_without_root(text, roots).encode() + b'\n')
+        digest.update(_bytes_of(text, roots) + b'\n')
     elif isinstance(value, (int, float, bytes, np.generic)):
         plain = value.item() if isinstance(value, np.generic) else value
         digest.update(b'%r\n' % plain)

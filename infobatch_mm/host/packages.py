@@ -54,7 +54,9 @@ def versions() -> dict[str, str]:
 
     These are the OpenMMLab packages of either family, and torch.
     """
-    known = {d.name: d.version for d in metadata.distributions()}
+    known: dict[str, str] = {}
+    for found in metadata.distributions():
+        known.setdefault(found.name, found.version)  # as Python imports
     names = [*FAMILY, *(f'onedl-{name}' for name in FAMILY), 'torch']
     return {name: known[name] for name in names if name in known}
 

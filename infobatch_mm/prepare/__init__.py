@@ -1,17 +1,36 @@
 """Data sets, unpacked and checked: a folder is either absent or complete."""
 
+import errno
+import lzma
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
+
+# What unpacking a damaged archive may raise.
+BROKEN = (tarfile.TarError, EOFError, OSError, lzma.LZMAError, zlib.error)
+# Of an OSError: it is the folder that cannot be written to.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def extract(archive: Path, folder: Path) -> None:
     """Unpack a tar archive, never outside the folder."""
+    if not hasattr(tarfile, 'data_filter'):
+        raise ValueError(
+            f'{archive}: this version of Python cannot unpack archives '
+            'safely; take 3.10.12, 3.11.4 or a later one'
+        )
     try:
         with tarfile.open(archive) as tar:
             tar.extractall(folder, filter='data')
-    except (tarfile.TarError, EOFError, OSError) as error:
+            assert tar.fileobj is not None
+            while tar.fileobj.read(1 << 20):  # to the checksum at its end
+                pass
+    except BROKEN as error:
+        if getattr(error, 'errno', None) in NO_ROOM + FORBIDDEN:
+            raise
         raise ValueError(
             f'{archive} cannot be unpacked ({error}); fetch a '
             'complete, trusted copy of it'
@@ -39,10 +58,18 @@ def prepare_once(
     Returns:
         str: What was done, and the summary.
     """
+    if out.is_symlink():
+        out = out.resolve()
     if out.exists() and not out.is_dir():
         raise ValueError(f'{out} is a file; set --out to a folder')
     if out.is_dir() and any(out.iterdir()):
-        return f'checked, already there: {check(out)}'
+        try:
+            return f'checked, already there: {check(out)}'
+        except ValueError as error:
+            raise ValueError(
+                f'{error}. {out} was there already: remove it to unpack '
+                f'{archive} anew'
+            ) from error
     if not archive.is_file():
         raise ValueError(
             f'{archive} is not a file; give the path of the archive'

@@ -1,7 +1,9 @@
 """Classification data sets: CIFAR, Tiny-ImageNet and ImageNet."""
 
 import io
+import os
 import pickle
+import zlib
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,6 +15,11 @@ from PIL import Image
 
 from . import extract, prepare_once
 
+# What reading a file may raise that holds no arrays as it should.
+NO_ARRAYS = (
+    *(KeyError, OSError, TypeError, ValueError),
+    *(EOFError, BadZipFile, zlib.error),
+)
 IMAGE_SUFFIXES = ('.jpeg', '.jpg', '.png')
 
 
@@ -110,7 +117,7 @@ def write_batches(archive: Path, folder: Path, layout: Cifar) -> None:
                 batch = {'data': rows[part], layout.labels: labels[part]}
                 (folder / name).write_bytes(pickle.dumps(batch))
         classes = [str(name) for name in arrays['classes']]
-    except (KeyError, OSError, ValueError, BadZipFile) as error:
+    except NO_ARRAYS as error:
         raise ValueError(
             f'{archive} cannot be decoded ({error}); take the prepared file, '
             'with train_webp, train_off, train_y, test_* and classes'
@@ -192,11 +199,12 @@ def list_images(folder: Path) -> list[str]:
             f'{folder} is not a folder; give the folder of the unpacked '
             'archive'
         )
-    return sorted(
-        str(path.relative_to(folder))
-        for path in folder.rglob('*')
-        if path.suffix.lower() in IMAGE_SUFFIXES
+    found = (
+        os.path.relpath(os.path.join(at, name), folder)
+        for at, _, names in os.walk(folder, followlinks=True)
+        for name in names
     )
+    return sorted(f for f in found if f.lower().endswith(IMAGE_SUFFIXES))
 
 
 def check_count(folder: Path, found: int, expected: int) -> None:
@@ -218,14 +226,36 @@ def check_classes(folder: Path, found: Iterable[str], expected: int) -> None:
         )
 
 
-def read_lines(path: Path) -> list[list[str]]:
-    """Read a text file as lists of the words of its lines."""
+def check_names(folder: Path, found: Iterable[str], known: set[str]) -> None:
+    """Raise unless classes are named as they are elsewhere in the data set."""
+    if others := sorted(set(found) ^ known):
+        raise ValueError(
+            f'{folder} has other classes than the rest of the data set: '
+            f'{", ".join(others[:3])} {"..." * (len(others) > 3)}is not in '
+            'both; take all from one archive'
+        )
+
+
+def read_lines(path: Path, words: int = 1) -> list[list[str]]:
+    """Read a text file as lists of the words of its lines.
+
+    Args:
+        path (Path): The file, of which empty lines are left out.
+        words (int): How many a line must have at least.
+    """
     if not path.is_file():
         raise ValueError(
             f'{path} is missing; unpack a complete archive into an empty '
             'folder'
         )
-    return [line.split() for line in path.read_text().splitlines()]
+    lines = [line.split() for line in path.read_text().splitlines()]
+    for number, line in enumerate(lines, 1):
+        if 0 < len(line) < words:
+            raise ValueError(
+                f'{path}, line {number}: {" ".join(line)} has {len(line)} of '
+                f'{words} words; unpack a complete archive'
+            )
+    return list(filter(None, lines))
 
 
 def write_annotations(path: Path, labels: Iterable[tuple[str, int]]) -> None:
@@ -249,7 +279,7 @@ def prepare_tiny_imagenet(
     labels = {name: label for label, name in enumerate(names)}
     train = list_images(root / 'train')
     check_count(root / 'train', len(train), layout.train)
-    table = read_lines(root / 'val' / 'val_annotations.txt')
+    table = read_lines(root / 'val' / 'val_annotations.txt', words=2)
     val = {f'images/{words[0]}': words[1] for words in table}
     found = list_images(root / 'val')
     check_count(root / 'val', len(found), layout.val)
@@ -259,8 +289,11 @@ def prepare_tiny_imagenet(
             f'images in {root / "val" / "images"}; unpack a complete archive'
         )
     by_class = [(path, Path(path).parts[0]) for path in train]
-    for split, pairs in ('train', by_class), ('val', list(val.items())):
+    splits = dict(train=by_class, val=list(val.items()))
+    for split, pairs in splits.items():
         check_classes(root / split, (n for _, n in pairs), layout.num_classes)
+        check_names(root / split, (n for _, n in pairs), set(labels))
+    for split, pairs in splits.items():
         write_annotations(
             root / 'meta' / f'{split}.txt',
             ((path, labels[name]) for path, name in pairs),
@@ -271,24 +304,41 @@ def prepare_tiny_imagenet(
     )
 
 
+def classes_of_table(path: Path, images: list[str], total: int) -> list[str]:
+    """Return the labels that a table gives to the images of one folder."""
+    lines = read_lines(path, words=2)
+    if sorted(words[0] for words in lines) != images:
+        raise ValueError(
+            f'{path} does not name the images in {path.parents[1] / path.stem}'
+            '; take the one of this archive'
+        )
+    classes = [words[1] for words in lines]
+    if wrong := sorted(set(classes) - set(map(str, range(total)))):
+        raise ValueError(
+            f'{path} has the label {wrong[0]}, and they must be 0 to '
+            f'{total - 1}, by the sorted names of the classes; take the table '
+            'that mmpretrain names'
+        )
+    return classes
+
+
 def check_imagenet(root: Path, layout: ImageFolders = IMAGENET) -> str:
     """Check an unpacked ImageNet-1K, in either layout that mmpretrain knows.
 
     Images lie in folders by class, or all in one beside `meta/SPLIT.txt`.
     """
+    folders: set[str] = set()
     for split in ('train', 'val'):
         folder = root / split
         images = list_images(folder)
         check_count(folder, len(images), getattr(layout, split))
         classes = [Path(path).parts[0] for path in images]
         if classes == images:
-            labels = read_lines(root / 'meta' / f'{split}.txt')
-            if sorted(words[0] for words in labels) != images:
-                raise ValueError(
-                    f'{root / "meta" / split}.txt does not name the images in '
-                    f'{folder}; take the one of this archive'
-                )
-            classes = [words[1] for words in labels]
+            table = root / 'meta' / f'{split}.txt'
+            classes = classes_of_table(table, images, layout.num_classes)
+        else:
+            folders = folders or set(classes)
+            check_names(folder, classes, folders)
         check_classes(folder, classes, layout.num_classes)
     return (
         f'checked: {layout.train} train, {layout.val} val images with '

@@ -48,7 +48,7 @@ def read_image(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as image:
             return np.asarray(image)
-    except OSError as error:
+    except (OSError, SyntaxError) as error:  # the latter of a broken PNG
         raise ValueError(
             f'{path} cannot be read as an image ({error}); '
             'unpack a complete archive again'
