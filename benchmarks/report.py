@@ -87,10 +87,10 @@ SUMMARY_ROWS = {
 }
 
 # Those that only docs/results.md has: first stocks, on which saving samples
-# can look free, what answers a question of its own, and what has one seed.
+# can look free, what answers a question of its own, and what lacks arms.
 DETAILS = {'digits', 'digits-near0-three', 'digits-rare', 'digits-dice'}
 DETAILS |= {'camvid', 'cifar10', 'cifar10-lars', 'cifar10-lamb'}
-DETAILS |= {'cifar10-long'}
+DETAILS |= {'cifar10-tuned-gpu'}
 # Those with a picture.
 DRAWN = ('digits', 'digits-tuned', 'camvid')
 
