@@ -90,7 +90,7 @@ SUMMARY_ROWS = {
 # can look free, what answers a question of its own, and what lacks arms.
 DETAILS = {'digits', 'digits-near0-three', 'digits-rare', 'digits-dice'}
 DETAILS |= {'camvid', 'cifar10', 'cifar10-lars', 'cifar10-lamb'}
-DETAILS |= {'cifar10-tuned-gpu'}
+DETAILS |= {'cifar10-tuned-gpu', 'cifar10-lars-tuned', 'cifar10-lamb-tuned'}
 # Those with a picture.
 DRAWN = ('digits', 'digits-tuned', 'camvid')
 
