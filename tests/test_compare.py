@@ -1275,6 +1275,7 @@ def test_a_gain_is_judged_by_its_interval():
         (1.0, -1.2, 0.9): 'indistinguishable',
         (7.0,): '',
         (10.0, 10.0): '',
+        (0.3, 0.1 + 0.2): '',  # but for the last bit
         (0.0, 0.0): 'indistinguishable',
         (1.0, math.nan): '',
     }

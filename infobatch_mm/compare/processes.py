@@ -131,7 +131,6 @@ def train(
         config_file, is_same, last = write_config(study, cfg, work_dir, made)
         if is_same and made.exists():
             return 0  # it ended after whoever had started it
-        made.unlink(missing_ok=True)
         command = [*study.train, str(config_file)]
         command += ['--work-dir', str(work_dir)]
         # By its name, since a config's load_from would come before it.

@@ -78,11 +78,16 @@ def judge(gain: Paired) -> str:
     """
     if gain.seeds < 2 or not math.isfinite(gain.mean):
         return ''
-    if gain.low == gain.high != 0:
+    if is_constant(gain):
         return ''
     if gain.low > 0:
         return BETTER
     return WORSE if gain.high < 0 else SAME
+
+
+def is_constant(gap: Paired) -> bool:
+    """Tell whether each seed gave the same difference, other than 0."""
+    return gap.mean != 0 and math.isclose(gap.low, gap.high)
 
 
 def pooled_deviation(gaps: Sequence[Paired]) -> float:

@@ -109,9 +109,8 @@ def gain_of(study: Study, gap: Paired) -> Paired:
 
 def savings_text(results: Results) -> str:
     """Say what pruning has saved, of the samples and of the time."""
-    known = results if ALL in results else {**results, ALL: {}}
-    samples = saved_shares(known, 'samples_seen')
-    seconds = saved_shares(known, 'train_seconds')
+    samples = saved_shares(results, 'samples_seen')
+    seconds = saved_shares(results, 'train_seconds')
     # Of all data as it was trained: a run that is stopped early saves nothing.
     samples = samples or [1 - share_of(run) for run in results[OURS].values()]
     text = f'InfoBatch saves {statistics.mean(samples):.0%} of the samples'

@@ -62,10 +62,11 @@ def differences(
 
 def saved_shares(results: Results, key: str) -> list[float]:
     """Return the share of a cost that pruning saves, seed by seed."""
+    full = results.get('full', {})
     return [
-        1 - run[key] / results['full'][seed][key]
+        1 - run[key] / full[seed][key]
         for seed, run in results['infobatch'].items()
-        if seed in results['full']
+        if seed in full
     ]
 
 

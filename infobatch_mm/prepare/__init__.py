@@ -10,9 +10,11 @@ from pathlib import Path
 
 # What unpacking a damaged archive may raise.
 BROKEN = (tarfile.TarError, EOFError, OSError, lzma.LZMAError, zlib.error)
-# Of an OSError: it is the folder that cannot be written to.
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+# Of an OSError: there is no room for the folder, or no permission.
+NOT_BROKEN = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    *(errno.EACCES, errno.EPERM, errno.EROFS),
+)
 
 
 def extract(archive: Path, folder: Path) -> None:
@@ -29,7 +31,7 @@ def extract(archive: Path, folder: Path) -> None:
             while tar.fileobj.read(1 << 20):  # to the checksum at its end
                 pass
     except BROKEN as error:
-        if getattr(error, 'errno', None) in NO_ROOM + FORBIDDEN:
+        if getattr(error, 'errno', None) in NOT_BROKEN:
             raise
         raise ValueError(
             f'{archive} cannot be unpacked ({error}); fetch a '

@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from ..compare.statistics import LEVEL, Paired, paired
+from ..compare.statistics import LEVEL, Paired, is_constant, paired
 from ..host.packages import MissingExtraError
 from .class_results import ClassTable
 from .results import Metric, Run
@@ -157,7 +157,7 @@ def verdict(gap: Paired | None, metric: Metric) -> str:
         return DIVERGED
     if not math.isfinite(gap.low):
         return NO_SCIPY
-    if gap.low == gap.high != 0:
+    if is_constant(gap):
         return ALIKE
     ends = sorted((metric.sign * gap.low, metric.sign * gap.high))
     if ends[0] > 0:
