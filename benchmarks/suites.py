@@ -337,6 +337,8 @@ ARMS = CORE | AT_COSTS | TUNED | EXPLORATORY
 KEEPS = {
     'cifar10-finetune-tuned': 0.682,
     'cifar10-tuned-float32': 0.711,
+    'cifar10-lars-tuned': 0.713,
+    'cifar10-lamb-tuned': 0.714,
     'cifar10-long': 0.659,
 }
 
