@@ -185,6 +185,11 @@ def clock_of(loop: Any) -> FullDataClock:
             f'{len(loop.dataloader.dataset)} samples are fewer than one batch '
             'on each rank and drop_last is set. Lower the batch size'
         )
+    if loop.max_iters < 1:
+        raise ValueError(
+            f'train_cfg asks for {loop.max_iters} iterations; set max_epochs '
+            'or max_iters to 1 or more'
+        )
     if hasattr(loop, 'clock'):
         return loop.clock
     if isinstance(loop, EpochBasedTrainLoop):

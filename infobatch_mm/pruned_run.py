@@ -187,7 +187,9 @@ class PrunedRun(Rounds):
         self.clock.move_to(self.clock.tick_at(iters=iters, epochs=epochs))
         self.round = self.clock.now // self.clock.pass_ticks
         self.samples_planned = self.round * self.pass_samples
-        self.samples_seen = round(self.clock.progress * self.samples_budget)
+        # More than the clock says if the last epoch is to be repeated.
+        done = iters / self.clock.budget
+        self.samples_seen = round(done * self.samples_budget)
 
     def costs(self, iters: int) -> dict[str, Any]:
         """Return what the run has cost, against a full-data run.

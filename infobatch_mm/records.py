@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.dist import get_world_size
 from mmengine.hooks import CheckpointHook, Hook
 from rich.console import Console
 from rich.table import Table
@@ -105,6 +106,8 @@ def round_record(run: PrunedRun, iters: int) -> dict[str, Any]:
         total=run.total,
         kept=len(plan),
         drawn=run.drawn,  # before a remainder was left out
+        samples_before=run.samples_seen - run.samples_done,
+        world_size=get_world_size(),
         # The run may end within a round, or have laid its rest out anew.
         iters=max(run.clock.round_iters, iters - run.round_begin_iter),
         threshold=plan.threshold,

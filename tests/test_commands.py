@@ -206,6 +206,27 @@ def test_a_checkpoint_that_is_not_there_is_named(config, capsys):
     assert stopped.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.endswith('--resume some.pth: there is no such file')
+    with pytest.raises(SystemExit):
+        train.main([str(config), '--resume', str(config.parent)])
+    assert 'is a folder; name a file in it' in capsys.readouterr().err
+
+
+def test_a_moved_work_dir_goes_on_from_its_own_checkpoint(config, tmp_path):
+    (tmp_path / 'old').mkdir()
+    (tmp_path / 'new').mkdir()
+    new, old = (tmp_path / name / 'iter_3.pth' for name in ('new', 'old'))
+    for path in new, old:
+        path.write_text('')
+    flags = '--resume', '--work-dir', str(new.parent)
+    assert load_train(config, *flags).get('load_from') is None
+    (new.parent / 'last_checkpoint').write_text(str(old))
+    assert load_train(config, *flags).load_from == str(new)
+    # Where it was left, mmengine's own way is kept.
+    (new.parent / 'last_checkpoint').write_text(str(new))
+    assert load_train(config, *flags).get('load_from') is None
+    (new.parent / 'last_checkpoint').write_text(str(tmp_path / 'gone.pth'))
+    with pytest.raises(FileNotFoundError, match=r'gone\.pth as its last'):
+        load_train(config, *flags)
 
 
 def test_a_config_in_the_place_of_a_checkpoint_is_named(config, capsys):

@@ -331,6 +331,14 @@ def test_a_pilot_is_as_fast_as_its_full_batches(kept, monkeypatch):
         (['--cfg-options', 'train_dataloader.dataset.type=Gone'], '--samples'),
         (['--samples', '3'], 'fewer than one.*batch of 4'),
         (['--infobatch-options', 'delta=7'], 'delta must be in'),
+        (
+            ['--cfg-options', 'train_dataloader.batch_size=0'],
+            'train_dataloader.batch_size is 0; set it to 1',
+        ),
+        (
+            ['--cfg-options', 'train_cfg.max_iters=0'],
+            'train_cfg.max_iters is 0; set it to 1',
+        ),
     ],
 )
 def test_what_is_wrong_ends_in_one_line(stock, capsys, flags, words):

@@ -541,6 +541,13 @@ class NoSize:
         return len(self.batches)
 
 
+@pytest.mark.parametrize('loop', [EPOCHS, ITERS])
+def test_a_run_of_no_iterations_is_refused(tmp_path, loop):
+    loop = {k: v if k == 'type' else 0 for k, v in loop.items()}
+    with pytest.raises(ValueError, match='train_cfg asks for 0 iterations'):
+        toys.train(light.config(tmp_path, loop))
+
+
 @pytest.mark.parametrize(
     'kind, error, message',
     [

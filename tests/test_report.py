@@ -36,6 +36,7 @@ from infobatch_mm.report import runs as read_run
 from infobatch_mm.report.runs import last_start
 
 BATCH = 4
+HALF = dict(type='RandomPolicy', prune_ratio=0.5)
 MINUS = '\N{MINUS SIGN}'
 
 
@@ -127,6 +128,83 @@ def test_a_smaller_last_batch_is_known_from_a_pruned_run(tmp_path):
     assert found == seen
     alone = results.images_seen(tmp_path / 'stock')
     assert alone == [n // 10 * 3 * BATCH for n in seen['stock']]
+
+
+@pytest.mark.parametrize('pacing', ['fewer_steps', 'smaller_batches'])
+def test_a_loop_by_iterations_that_logs_no_place(tmp_path, pacing):
+    """As LoggerHook does by default; its clock runs ahead of iterations."""
+    options = dict(policy=HALF, delta=1.0, pacing=pacing)
+    cfg = config(tmp_path, iters=60, samples=24, **options)
+    cfg.train_cfg.val_interval = 12
+    del cfg.default_hooks.logger.log_metric_by_epoch
+    done = run(cfg)
+    found = results.read(tmp_path)
+    assert found.iterations == [i for i, _, _ in done.found]
+    assert found.images == [n for _, n, _ in done.found]
+    assert found.clock == pytest.approx(done.clock, abs=1)
+    assert found.is_done
+
+
+def test_rounds_of_another_folder_are_not_counted_as_full(
+    tmp_path, monkeypatch
+):
+    """As where a run goes on in a folder of its own."""
+    first, second = tmp_path / 'first', tmp_path / 'second'
+    options = dict(policy=HALF, delta=1.0, samples=24)
+    cfg = config(first, epochs=8, **options)
+    cfg.default_hooks.checkpoint = dict(type='CheckpointHook', interval=1)
+    begun = run(cfg, stop_at=25)
+    cfg = config(second, epochs=8, **options)
+    cfg.load_from = (first / 'last_checkpoint').read_text()
+    cfg.resume = True
+    done = run(cfg)
+    before = next(n for i, n, _ in begun.found if i == 24)
+    assert before < 96
+    images = results.images_seen(second)
+    assert images == [before + n for _, n, _ in done.found]
+
+
+def test_a_run_that_goes_on_without_pruning(tmp_path, monkeypatch):
+    options = dict(policy=HALF, delta=1.0, samples=24)
+    cfg = config(tmp_path, epochs=8, **options)
+    cfg.default_hooks.checkpoint = dict(type='CheckpointHook', interval=1)
+    begun = run(cfg, stop_at=30)
+    now = time.time
+    monkeypatch.setattr(time, 'time', lambda: now() + 60)
+    cfg = config(tmp_path, epochs=8, samples=24, pruned=False)
+    cfg.resume = True
+    done = run(cfg)
+    first = dict((i, n) for i, n, _ in begun.found)
+    assert results.images_seen(tmp_path) == [
+        *first.values(),
+        *(first[24] + n for _, n, _ in done.found),
+    ]
+
+
+@pytest.mark.parametrize('launcher', ['none', 'pytorch'])
+def test_without_a_log_the_number_of_processes_is_known(tmp_path, launcher):
+    lines = [train_line(10), val_line(10)]
+    write(tmp_path, lines, config=f'launcher = {launcher!r}')
+    if launcher == 'none':
+        assert results.images_seen(tmp_path) == [20]
+        return
+    with pytest.raises(ValueError, match="log_level='INFO'"):
+        results.images_seen(tmp_path)
+    line = dict(round=0, iter=0, kept=40, total=40, iters=10, world_size=2)
+    (tmp_path / 'infobatch.jsonl').write_text(json.dumps(line) + '\n')
+    write(tmp_path, [round_line(0), *lines], start='20260102_000000')
+    assert results.images_seen(tmp_path) == [40]
+
+
+def test_the_length_of_an_epoch_is_not_the_rest_of_a_round(tmp_path):
+    write(tmp_path, [train_line(3), val_line(1)], budget='max_epochs')
+    new = [round_line(8), train_line(9), val_line(2)]
+    on, at = 'resume = True', '20260101_000001'
+    write(tmp_path, new, start=at, budget='max_epochs', config=on)
+    for start, length in (('20260101_000000', 6), (at, 3)):
+        log = tmp_path / start / f'{start}.log'
+        log.write_text(f'Epoch(train)  [1][3/{length}]  lr: 0.1\n')
+    assert read_run.iterations(tmp_path) == [6, 12]
 
 
 @pytest.mark.parametrize('pruned', [True, False], ids=['pruned', 'stock'])
@@ -374,9 +452,10 @@ def test_a_run_without_a_config_is_named(tmp_path):
 
 
 def test_a_broken_comparison_is_named(tmp_path):
-    (tmp_path / 'compare.json').write_text('{"cells": [')
-    with pytest.raises(ValueError, match=r'compare\.json is broken'):
-        sources.read([(None, tmp_path)])
+    for text in '{"cells": [', '[]', '{"metric": "mIoU"}':
+        (tmp_path / 'compare.json').write_text(text)
+        with pytest.raises(ValueError, match=r'compare\.json is broken'):
+            sources.read([(None, tmp_path)])
 
 
 def test_a_validation_belongs_before_the_round_that_begins(tmp_path):
@@ -609,6 +688,9 @@ def test_a_copied_folder_has_its_own_checkpoint(tmp_path):
     shutil.copytree(tmp_path / 'run', tmp_path / 'copy')
     save(tmp_path / 'run', '20260101_000040', [2.0])
     assert samples.load_state(tmp_path / 'copy').scores.tolist() == [1.0]
+    (tmp_path / 'copy/iter_1.pth').write_bytes(b'PK\x03\x04torn')
+    with pytest.raises(ValueError, match='is no whole checkpoint'):
+        samples.load_state(tmp_path / 'copy')
     (tmp_path / 'copy/iter_1.pth').unlink()
     (tmp_path / 'run/iter_1.pth').unlink()
     with pytest.raises(FileNotFoundError, match='iter_1.pth as its last'):

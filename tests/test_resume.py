@@ -10,11 +10,15 @@ import light
 import pytest
 import torch
 import toys
+from mmengine.evaluator import BaseMetric
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import Hook
+from mmengine.logging import MessageHub
+from mmengine.registry import METRICS
 from processes import Child
 
 from infobatch_mm import parts
+from infobatch_mm.host.checkpoint import AtomicLocalBackend
 
 EPOCHS = dict(type='InfoBatchEpochBasedTrainLoop', max_epochs=8)
 PLAIN_EPOCHS = dict(type='EpochBasedTrainLoop', max_epochs=8)
@@ -211,6 +215,61 @@ def test_killed_while_saving(tmp_path):
     assert len(list(killed.glob('*.pth'))) == 1
 
 
+@METRICS.register_module()
+class FallingMetric(BaseMetric):
+    """Better at the second validation than at the first, then worse."""
+
+    def process(self, data_batch, data_samples):
+        self.results.append(1)
+
+    def compute_metrics(self, results):
+        now = MessageHub.get_current_instance().get_info('iter') + 1
+        return dict(acc={10: 50.0, 20: 60.0}.get(now, 40.0))
+
+
+class DieAtTheSecondBest(Hook):
+    def before_run(self, runner):
+        stock = AtomicLocalBackend.put
+
+        def put(self, obj, filepath):
+            if 'best_acc_iter_20' in str(filepath):
+                os.kill(os.getpid(), signal.SIGKILL)
+            stock(self, obj, filepath)
+
+        AtomicLocalBackend.put = put
+
+
+def test_killed_while_saving_the_best(tmp_path):
+    def make_config(resume):
+        saves = dict(by_epoch=False, interval=10, max_keep_ckpts=1)
+        saves |= dict(save_best='acc', rule='greater')
+        hooks = dict(checkpoint=dict(type='CheckpointHook', **saves))
+        cfg = light.config(tmp_path, ITERS, val=True, default_hooks=hooks)
+        cfg.train_cfg.val_interval = 10
+        cfg.val_evaluator = dict(type='FallingMetric')
+        cfg.resume = resume
+        return cfg
+
+    child = Child(run, make_config, False, [DieAtTheSecondBest()])
+    assert child.join(timeout=120) == -signal.SIGKILL
+    finish(make_config, resume=True)
+    # That validation is not repeated, so the best is the one before it.
+    (best,) = tmp_path.glob('best_*.pth')
+    assert best.name == 'best_acc_iter_10.pth'
+
+
+def test_the_best_of_a_run_replaces_the_one_before(tmp_path):
+    cfg = light.config(tmp_path, ITERS, val=True)
+    cfg.default_hooks.checkpoint.update(
+        save_best='acc', rule='greater', by_epoch=False
+    )
+    cfg.train_cfg.val_interval = 10
+    cfg.val_evaluator = dict(type='FallingMetric')
+    toys.train(cfg)
+    (best,) = tmp_path.glob('best_*.pth')
+    assert best.name == 'best_acc_iter_20.pth'
+
+
 def stop_at_9(tmp_path, **settings):
     with pytest.raises(KeyboardInterrupt):
         run(
@@ -283,10 +342,30 @@ def test_a_stock_run_goes_on_with_pruning(tmp_path, stock, ours, round_):
     cfg.resume = True
     runner = toys.train(cfg)
     lines = rounds(tmp_path)
+    assert lines[0]['samples_before'] == 2 * (24 if ours is ITERS else 26)
     # The first round of its own has no scores yet.
     assert lines[0]['round'] == round_ and lines[0]['threshold'] is None
     assert lines[1]['threshold'] is not None
     assert toys.hook_of(runner).clock.done
+
+
+def test_an_epoch_that_is_repeated_costs_its_samples(tmp_path):
+    """Stock checkpoints by iterations resume at the last epoch's start."""
+    save = dict(by_epoch=False, interval=5)
+    common = dict(default_hooks=dict(checkpoint=save), samples=24)
+    cfg = light.config(tmp_path, PLAIN_EPOCHS, pruned=False, **common)
+    runner = toys.Runner.from_cfg(cfg)
+    runner.register_hook(StopAfter(16))
+    with pytest.raises(KeyboardInterrupt):
+        runner.train()
+    cfg = light.config(tmp_path, EPOCHS, **common)
+    cfg.resume = True
+    toys.train(cfg)
+    lines = rounds(tmp_path)
+    assert lines[0]['round'] == 2 and lines[0]['samples_before'] == 15 * 4
+    summary = json.loads((tmp_path / 'infobatch_summary.json').read_text())
+    kept = sum(line['kept'] for line in lines)
+    assert summary['samples_seen'] == 15 * 4 + kept
 
 
 def test_load_from_takes_weights_only(tmp_path):

@@ -81,8 +81,11 @@ def check_exists(setting: str, path: str) -> None:
 
     Those that a file client gets, as in ``s3://``, are left to it.
     """
-    if '://' not in path and not Path(path).exists():
-        raise ValueError(f'{setting} {path}: there is no such file')
+    if '://' in path or Path(path).is_file():
+        return
+    if Path(path).is_dir():
+        raise ValueError(f'{setting} {path} is a folder; name a file in it')
+    raise ValueError(f'{setting} {path}: there is no such file')
 
 
 def check_out(out: Path | None) -> None:

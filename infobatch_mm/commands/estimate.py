@@ -118,6 +118,13 @@ def budget_of(cfg: Config, gpus: int, samples: int) -> Budget:
             'round are not known; set it to the samples of a step on each '
             'process'
         )
+    for name, value in {
+        'train_dataloader.batch_size': loader.batch_size,
+        'train_cfg.max_epochs': loop.get('max_epochs'),
+        'train_cfg.max_iters': loop.get('max_iters'),
+    }.items():
+        if value is not None and value < 1:
+            raise ValueError(f'{name} is {value}; set it to 1 or more')
     batch = loader.batch_size * gpus
     if (batches := loader.get('num_batch_per_epoch')) is not None:
         samples = min(samples, batches * batch)

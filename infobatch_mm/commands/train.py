@@ -3,6 +3,7 @@
 import argparse
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
@@ -13,6 +14,7 @@ from mmengine.logging import print_log
 from .. import override  # noqa: F401 # so that train_cfg.infobatch is heeded
 from ..config import enable
 from ..hook import InfoBatchHook
+from ..host.checkpoint import last_checkpoint
 from ..host.running import is_resuming
 from ..host.types import type_name
 from ..pruned_run import STATE_KEY
@@ -209,6 +211,21 @@ def apply_mmpretrain_flags(cfg: Config, args: argparse.Namespace) -> None:
                 cfg[name].persistent_workers = False
 
 
+def follow_moved(cfg: Config) -> None:
+    """Go on from the work dir's own checkpoint, if the folder was moved.
+
+    Or copied: mmengine takes the path in `last_checkpoint`, where another
+    run may go on.
+    """
+    name = Path(cfg.work_dir, 'last_checkpoint')
+    if not cfg.get('resume') or cfg.get('load_from') or not name.exists():
+        return
+    found = last_checkpoint(name.parent)
+    named = Path(name.read_text().strip())
+    if not named.exists() or not named.samefile(found):
+        cfg.load_from = str(found)
+
+
 class RefusePrunedCheckpoint(Hook):
     """Let no run that does not prune go on from one that did."""
 
@@ -234,6 +251,7 @@ def load_config(args: argparse.Namespace) -> Config:
         enable_amp(cfg)
     set_resume(cfg, args.resume)
     check_resume(cfg, args)
+    follow_moved(cfg)
     if running.is_mmpretrain(cfg):
         apply_mmpretrain_flags(cfg, args)
     if args.infobatch or args.infobatch_options:

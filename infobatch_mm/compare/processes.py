@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 
+from ..host.checkpoint import last_checkpoint
 from .cells import Study
 from .parts import PROBE_FILE, PROBE_ITERS, ProbeHook
 from .setup import config_hash, stock_config
@@ -200,7 +201,7 @@ def write_config(
             stale.unlink(missing_ok=True)
     cfg.dump(config_file)
     digest_file.write_text(digest)
-    found = last.read_text().strip() if last.exists() else ''
+    found = str(last_checkpoint(work_dir)) if last.exists() else ''
     return config_file, is_same, found
 
 

@@ -12,7 +12,7 @@ import functools
 import logging
 import os
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -70,7 +70,12 @@ class ClockedCheckpointMixin:
 
     def _save_best_checkpoint(self: Any, runner: Any, metrics: Any) -> None:
         self.infobatch.gather_state()
-        super()._save_best_checkpoint(runner, metrics)  # type: ignore[misc]
+        with deletions_last(self) as late:
+            super()._save_best_checkpoint(  # type: ignore[misc]
+                runner, metrics
+            )
+            hub = runner.message_hub.runtime_info
+            late.keep(v for k, v in hub.items() if k.startswith('best_ckpt'))
 
     def _save_checkpoint_with_step(
         self: Any, runner: Any, step: int, meta: dict[str, Any]
@@ -88,6 +93,11 @@ class _LateDeletions:
         self.backend = backend
         self.waiting: list[tuple[Callable[[Any], None], Any]] = []
 
+    def keep(self, paths: Iterable[Any]) -> None:
+        """Delete none of these, which were written anew."""
+        kept = set(paths)
+        self.waiting = [w for w in self.waiting if w[1] not in kept]
+
     def remove(self, path: Any) -> None:
         self.waiting.append((self.backend.remove, path))
 
@@ -99,12 +109,12 @@ class _LateDeletions:
 
 
 @contextmanager
-def deletions_last(hook: Any) -> Iterator[None]:
+def deletions_last(hook: Any) -> Iterator[_LateDeletions]:
     """Put off what a CheckpointHook deletes until the block has succeeded."""
     backend = hook.file_backend
     late = hook.file_backend = _LateDeletions(backend)
     try:
-        yield
+        yield late
     finally:
         hook.file_backend = backend
     for delete, path in late.waiting:
@@ -209,6 +219,28 @@ class AtomicLocalBackend(LocalBackend):
     ) -> None:
         """Write text as :meth:`put` writes bytes."""
         self.put(obj.encode(encoding), filepath)
+
+
+def last_checkpoint(work_dir: Path) -> Path:
+    """Return the last checkpoint, also if the folder was moved since.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
+    name = work_dir / 'last_checkpoint'
+    if not name.exists():
+        raise FileNotFoundError(
+            f'{work_dir} has no last_checkpoint; name the work directory of '
+            'a run that has saved a checkpoint'
+        )
+    named = Path(name.read_text().strip())
+    # The folder may be a copy, beside a run that goes on where it was.
+    for path in work_dir / named.name, named:
+        if path.exists():
+            return path
+    raise FileNotFoundError(
+        f'{work_dir} names {named} as its last checkpoint, which is not there'
+    )
 
 
 def allow_resuming() -> None:

@@ -17,7 +17,6 @@ from . import runs as of_run
 from .class_results import SCALAR, ClassTable
 
 SEED = re.compile(r'^ {4}seed: (\d+)$', re.MULTILINE)
-CLOCK, KEPT = 'infobatch/clock', 'infobatch/kept_ratio'
 
 
 class Metric(NamedTuple):
@@ -189,25 +188,11 @@ def pace(work_dir: Path) -> float:
 def clock_at(work_dir: Path, done: Sequence[int]) -> list[float] | None:
     """Return where the full-data clock stood after some iterations.
 
-    The clock of a stock run is its iterations. Between the rounds of a
-    pruned run it moves evenly; in a round that is under way, as fast as in
-    the one before.
-
     Returns:
         list | None: None of a run of a version that did not record it.
     """
-    rounds = [line for line in of_run.scalars(work_dir) if KEPT in line]
-    if not rounds:
-        return list(map(float, done))
-    if any(CLOCK not in line for line in rounds):
-        return None
-    points = {0: 0, **{line['step']: line[CLOCK] for line in rounds}}
-    if summary := of_run.summary(work_dir):
-        points[summary['iters_run']] = summary['iters_budget']
-    at, clock = zip(*sorted(points.items()), strict=True)
-    speed = (clock[-1] - clock[-2]) / (at[-1] - at[-2]) if len(at) > 1 else 1
-    beyond = np.maximum(0, np.array(done) - at[-1]) * speed
-    return (np.interp(done, at, clock) + beyond).tolist()
+    points = of_run.clock_points(work_dir)
+    return np.interp(done, *points).tolist() if points else None
 
 
 # Samples
@@ -265,13 +250,16 @@ def _images(done: int, lines: list[Line], batch: int, dealt: int) -> int:
         dealt (int): The ranks that samples were dealt to in smaller batches;
             0 with fewer steps.
     """
-    ends = lines[-1]['iter'] + of_run.iters_of(lines[-1], batch)
-    stock = min(done, lines[0]['iter']) + max(0, done - ends)
-    pruned = (
-        _images_of(line, max(0, done - line['iter']), batch, dealt)
-        for line in lines
-    )
-    return stock * batch + sum(pruned)
+    begun = [line for line in lines if line['iter'] <= done]
+    if not begun:
+        return done * batch
+    line = begun[-1]
+    seen = line.get('samples_before')
+    if seen is None:  # of a version that did not record it
+        seen = lines[0]['iter'] * batch + sum(n['kept'] for n in begun[:-1])
+    iters, of_round = done - line['iter'], of_run.iters_of(line, batch)
+    beyond = max(0, iters - of_round) * batch
+    return seen + _images_of(line, min(iters, of_round), batch, dealt) + beyond
 
 
 def _images_of(line: Line, iters: int, batch: int, dealt: int) -> int:

@@ -26,6 +26,11 @@ RESUMES = re.compile(r'^resume = True$', re.MULTILINE)
 HIERARCHY = re.compile(r'log_with_hierarchy=True')
 # Of an epoch, and of the run where iterations are logged.
 EPOCH = re.compile(r'Epoch\(train\) +\[\d+\]\[ *\d+/(\d+)\]')
+KEPT, CLOCK = 'infobatch/kept_ratio', 'infobatch/clock'
+# Iterations, and the ticks of the clock after each; far beyond the last too.
+Points = tuple[Sequence[float], Sequence[float]]
+FAR = 1e9
+AT_ITERATIONS: Points = ([0, FAR], [0, FAR])
 ALL = re.compile(r'Iter\(train\) +\[ *\d+/(\d+)\]')
 
 
@@ -84,8 +89,16 @@ def _config_file(start: Path) -> Path:
 
 
 def rounds(work_dir: Path) -> list[Line]:
-    """Return the rounds of the run; none if the last start did not prune."""
-    return read_rounds(work_dir) if prunes(work_dir) else []
+    """Return the finished rounds of the run; none if it did not prune."""
+    if not prunes(work_dir):
+        return []
+    lines = read_rounds(work_dir)
+    start = last_start(work_dir)
+    if not _has_pruned(start) and (entries := _entries_of(start)):
+        # It may go on without pruning, from before the last of the rounds.
+        first = entries[0].at
+        lines = [n for n in lines if n['iter'] + n.get('iters', 0) <= first]
+    return lines
 
 
 def summary(work_dir: Path) -> Line | None:
@@ -94,12 +107,24 @@ def summary(work_dir: Path) -> Line | None:
 
 
 def prunes(work_dir: Path) -> bool:
-    """Tell whether the last start pruned.
+    """Tell whether a start of the run pruned.
 
     If not, the records of pruning in the folder are another run's.
     """
-    lines = _lines(last_start(work_dir))
-    return any('infobatch/kept_ratio' in line for line in lines)
+    return any(map(_has_pruned, _starts_of_run(work_dir)))
+
+
+def _has_pruned(start: Path) -> bool:
+    return any(KEPT in line for line in _lines(start))
+
+
+def _starts_of_run(work_dir: Path) -> list[Path]:
+    """Return the last start that began a run, and those that went on."""
+    last_start(work_dir)  # there must be one
+    found: list[Path] = []
+    for start in starts(work_dir):
+        found = [*found, start] if resumes(start) else [start]
+    return found
 
 
 def last_start(work_dir: Path) -> Path:
@@ -129,8 +154,19 @@ def global_batch(work_dir: Path) -> int:
 
 def ranks(work_dir: Path) -> int:
     """Return the number of ranks of the last start of a run."""
-    found = WORLD_SIZE.search(log_text(last_start(work_dir)))
-    return int(found[1]) if found else 1
+    start = last_start(work_dir)
+    if found := WORLD_SIZE.search(log_text(start)):
+        return int(found[1])
+    sizes = [n['world_size'] for n in rounds(work_dir) if 'world_size' in n]
+    if sizes:
+        return sizes[-1]
+    if config(work_dir).get('launcher', 'none') == 'none':
+        return 1
+    raise ValueError(
+        f'the log of {start} does not say on how many processes it was '
+        "trained, so its samples are not known; it needs log_level='INFO', or "
+        'if that is gone a line GPU number: N'
+    )
 
 
 def iterations(work_dir: Path) -> list[int]:
@@ -138,7 +174,9 @@ def iterations(work_dir: Path) -> list[int]:
     found, cfg = _entries(work_dir), config(work_dir)
     steps = [entry for entry in found if is_validation(entry.line)]
     if steps and not any(entry.line['step'] for entry in steps):
-        return _at_intervals([entry.at for entry in steps], cfg.train_cfg)
+        points = clock_points(work_dir) or AT_ITERATIONS
+        ats = [entry.at for entry in steps]
+        return _at_intervals(ats, cfg.train_cfg, points)
     if not steps or not _steps_are_epochs(cfg):
         return [entry.at for entry in steps]
     batch = global_batch(work_dir)
@@ -151,20 +189,52 @@ def iterations(work_dir: Path) -> list[int]:
     return [ends.get(epoch, epoch * length) for epoch in epochs]
 
 
-def _at_intervals(ats: Sequence[int], loop: Mapping[str, Any]) -> list[int]:
+def _at_intervals(
+    ats: Sequence[int], loop: Mapping[str, Any], points: Points
+) -> list[int]:
     """Return the iterations before validations that did not log them.
 
     A loop by iterations whose ``LoggerHook`` counts epochs writes none.
 
     Args:
         ats (Sequence[int]): Iterations that were logged before each.
-        loop (Mapping): Settings of the loop.
+        loop (Mapping): Settings of the loop, which count on the clock.
+        points (Points): Where the clock stood.
     """
-    interval, places = loop.get('val_interval', 1000), [0]
+    interval = loop.get('val_interval', 1000)
+    last = int(np.interp(ats[-1], *points)) // interval + len(ats) + 2
+    dues = np.arange(1, last + 1) * interval
+    dues = np.minimum(dues, loop.get('max_iters', math.inf))
+    # After the iteration in which the clock comes to it, but for rounding.
+    due_at = np.ceil(np.interp(dues, *points[::-1]) - 1e-6)
+    found, place = [], -1
     for at in ats:
-        due = max(-(-at // interval) * interval, places[-1] + interval)
-        places.append(min(due, loop.get('max_iters', due)))
-    return places[1:]
+        place = max(place + 1, int(np.searchsorted(due_at, at)))
+        found.append(int(due_at[place]))
+    return found
+
+
+def clock_points(work_dir: Path) -> Points | None:
+    """Return where the full-data clock stood after some iterations.
+
+    The clock of a stock run is its iterations. Between the rounds of a
+    pruned run it moves evenly; in a round that is under way, as fast as in
+    the one before.
+
+    Returns:
+        Points | None: None of a run of a version that did not record it.
+    """
+    planned = [line for line in scalars(work_dir) if KEPT in line]
+    if not planned:
+        return AT_ITERATIONS
+    if any(CLOCK not in line for line in planned):
+        return None
+    points = {0: 0, **{line['step']: line[CLOCK] for line in planned}}
+    if ended := summary(work_dir):
+        points[ended['iters_run']] = ended['iters_budget']
+    at, clock = map(list, zip(*sorted(points.items()), strict=True))
+    speed = (clock[-1] - clock[-2]) / (at[-1] - at[-2]) if len(at) > 1 else 1
+    return [*at, at[-1] + FAR], [*clock, clock[-1] + FAR * speed]
 
 
 def train_seconds(work_dir: Path) -> list[float]:
@@ -266,12 +336,18 @@ def _steps_are_epochs(cfg: Config) -> bool:
 
 
 def epoch_length(work_dir: Path, cfg: Config) -> int | None:
-    """Return the iterations of an epoch of a stock run, from its log."""
-    text = log_text(last_start(work_dir))
-    if found := EPOCH.search(text):
-        return int(found[1])
-    found = ALL.search(text)
-    return int(found[1]) // cfg.train_cfg.max_epochs if found else None
+    """Return the iterations of an epoch of a stock run, from its log.
+
+    That of a pruned run that was resumed may begin with what was left of a
+    round, so those of starts that did not prune come first.
+    """
+    for start in sorted(_starts_of_run(work_dir)[::-1], key=_has_pruned):
+        text = log_text(start)
+        if found := EPOCH.search(text):
+            return int(found[1])
+        if found := ALL.search(text):
+            return int(found[1]) // cfg.train_cfg.max_epochs
+    return None
 
 
 def _logged_length(entries: Sequence['_Entry']) -> int:

@@ -5,6 +5,7 @@ The first is read from its last checkpoint, the second built from its config.
 
 import csv
 import json
+import pickle
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from .. import records
 from ..datasets.identity import fingerprint, path_number, roots_of
+from ..host.checkpoint import last_checkpoint
 from ..host.datasets import text_of
 from ..host.types import type_name
 from ..pruned_run import STATE_KEY
@@ -59,24 +61,6 @@ class _Unread:
 
     def __setstate__(self, state: Any) -> None:
         pass
-
-
-def last_checkpoint(work_dir: Path) -> Path:
-    """Return the last checkpoint, also if the folder was moved since."""
-    name = work_dir / 'last_checkpoint'
-    if not name.exists():
-        raise FileNotFoundError(
-            f'{work_dir} has no last_checkpoint; name the work directory of '
-            'a run that has saved a checkpoint'
-        )
-    named = Path(name.read_text().strip())
-    # The folder may be a copy, beside a run that goes on where it was.
-    for path in work_dir / named.name, named:
-        if path.exists():
-            return path
-    raise FileNotFoundError(
-        f'{work_dir} names {named} as its last checkpoint, which is not there'
-    )
 
 
 def check_is_of(work_dir: Path, checkpoint: dict[str, Any]) -> None:
@@ -134,12 +118,17 @@ def _read(path: Path) -> dict[str, Any]:
             'to read the scores of a checkpoint without running what it holds '
             f'takes PyTorch 2.6 or later, and this is {torch.__version__}'
         )
-    names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    stand_ins: list[Any] = [(_Unread, name) for name in names]
-    with torch.serialization.safe_globals(stand_ins):
-        return torch.load(
-            path, map_location='cpu', weights_only=True, mmap=True
-        )
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        stand_ins: list[Any] = [(_Unread, name) for name in names]
+        with torch.serialization.safe_globals(stand_ins):
+            return torch.load(
+                path, map_location='cpu', weights_only=True, mmap=True
+            )
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).partition('\n')[0]
+        text = f'{path} is no whole checkpoint ({reason})'
+        raise ValueError(text) from error
 
 
 def _weights_of(state: dict[str, Any]) -> Tensor:

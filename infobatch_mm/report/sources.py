@@ -113,9 +113,13 @@ def from_comparison(work_dir: Path) -> Comparison:
     """Read what ``infobatch compare`` wrote, and the runs of its cells."""
     file = work_dir / COMPARISON_FILE
     try:
-        found = json.loads(file.read_text())
-    except ValueError as error:
-        raise ValueError(f'{file} is broken ({error})') from error
+        return _comparison_of(work_dir, json.loads(file.read_text()))
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        text = f'{type(error).__name__}: {error}'
+        raise ValueError(f'{file} is broken ({text})') from error
+
+
+def _comparison_of(work_dir: Path, found: dict[str, Any]) -> Comparison:
     metric = Metric(found['metric'], found['higher_is_better'])
     arms: dict[str, Arm] = {}
     for entry in found['cells']:
