@@ -1038,9 +1038,11 @@ def test_a_checkpoint_of_another_config_is_not_gone_on_with(tmp_path, stock):
         return processes.write_config(*given, folder, made)[1:]
 
     assert write(study, stock) == (False, '')
-    (folder / 'last_checkpoint').write_text('iter_8.pth')
+    # The folder was moved since, or copied.
+    (folder / 'iter_8.pth').write_text('')
+    (folder / 'last_checkpoint').write_text('/elsewhere/iter_8.pth')
     made.write_text('{}')
-    assert write(study, stock) == (True, 'iter_8.pth')
+    assert write(study, stock) == (True, str(folder / 'iter_8.pth'))
     for other in stock, replace(study, processes=2):
         given = (study, other) if other is stock else (other, stock)
         stock.optim_wrapper.optimizer.lr *= 2
@@ -1676,6 +1678,7 @@ if seed == 'probe':
     raise SystemExit
 if [arm, seed] == plan.get('killed') and '--resume' not in sys.argv:
     (work_dir / 'last_checkpoint').write_text('iter_1.pth')
+    (work_dir / 'iter_1.pth').touch()
     os.kill(os.getpid(), signal.SIGKILL)
 prunes = any('InfoBatchHook' in hook['type'] for hook in cfg['custom_hooks'])
 iters, batch = cfg['train_cfg']['max_iters'], cfg['train_dataloader']
@@ -1794,7 +1797,8 @@ def test_a_run_that_was_killed_goes_on_at_the_next_command(desk):
     assert '2 runs failed or wait for one that did' in err
     assert 'short 1' not in desk.starts()
     out = desk.give('--arms', 'full', 'short', '--seeds', 2)
-    assert desk.starts() == ['infobatch 1 --resume iter_1.pth', 'short 1']
+    saved = desk.folder / 'work/infobatch/1/iter_1.pth'
+    assert desk.starts() == [f'infobatch 1 --resume {saved}', 'short 1']
     assert 'better than short.' in out
 
 

@@ -54,8 +54,9 @@ def test_each_round_has_a_line(run):
     rounds = read_rounds(work_dir)
     assert [r['round'] for r in rounds] == list(range(8))
     keys = (
-        'round iter total kept drawn iters threshold mean_weight max_weight '
-        'variance_ratio score_histogram digest nonfinite seconds'
+        'round iter total kept drawn samples_before world_size iters '
+        'threshold mean_weight max_weight variance_ratio score_histogram '
+        'digest nonfinite seconds'
     )
     for record in rounds:
         assert list(record) == keys.split()
