@@ -178,6 +178,7 @@ def clock_of(loop: Any) -> FullDataClock:
 
     Raises:
         TypeError: If the loop can neither give nor be given a clock.
+        ValueError: If it has nothing to train.
     """
     if len(loop.dataloader) == 0:
         raise ValueError(
@@ -185,20 +186,22 @@ def clock_of(loop: Any) -> FullDataClock:
             f'{len(loop.dataloader.dataset)} samples are fewer than one batch '
             'on each rank and drop_last is set. Lower the batch size'
         )
-    if loop.max_iters < 1:
-        raise ValueError(
-            f'train_cfg asks for {loop.max_iters} iterations; set max_epochs '
-            'or max_iters to 1 or more'
-        )
     if hasattr(loop, 'clock'):
-        return loop.clock
-    if isinstance(loop, EpochBasedTrainLoop):
-        return EpochClock(loop.max_iters, len(loop.dataloader))
-    raise TypeError(
-        f'train_cfg.type is {type(loop).__name__}, in which a pruned round '
-        'would neither end nor advance the schedule. Set '
-        "train_cfg.type='InfoBatchIterBasedTrainLoop'"
-    )
+        clock = loop.clock
+    elif isinstance(loop, EpochBasedTrainLoop):
+        clock = EpochClock(loop.max_iters, len(loop.dataloader))
+    else:
+        raise TypeError(
+            f'train_cfg.type is {type(loop).__name__}, in which a pruned '
+            'round would neither end nor advance the schedule. Set '
+            "train_cfg.type='InfoBatchIterBasedTrainLoop'"
+        )
+    if clock.budget < 1:
+        raise ValueError(
+            f'train_cfg asks for {clock.budget} iterations; set max_epochs or '
+            'max_iters to 1 or more'
+        )
+    return clock
 
 
 # What the heads must be like, and do

@@ -4,6 +4,7 @@ import itertools
 import math
 from fractions import Fraction
 from itertools import product
+from types import SimpleNamespace
 
 import light
 import pytest
@@ -11,6 +12,7 @@ import toys
 from mmengine.hooks import Hook
 from torch.utils.data import BatchSampler
 
+from infobatch_mm import binding
 from infobatch_mm.clock import FullDataClock, Stopwatch, crosses
 
 SHAPES = [(iters, ticks) for iters, ticks in product(range(1, 14), repeat=2)]
@@ -539,6 +541,11 @@ class NoSize:
 
     def __len__(self):
         return len(self.batches)
+
+
+def test_a_loop_of_another_kind_is_named():
+    with pytest.raises(TypeError, match='train_cfg.type is SimpleNamespace'):
+        binding.clock_of(SimpleNamespace(dataloader=[1]))
 
 
 @pytest.mark.parametrize('loop', [EPOCHS, ITERS])

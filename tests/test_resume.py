@@ -12,7 +12,7 @@ import torch
 import toys
 from mmengine.evaluator import BaseMetric
 from mmengine.fileio import LocalBackend
-from mmengine.hooks import Hook
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import MessageHub
 from mmengine.registry import METRICS
 from processes import Child
@@ -265,9 +265,15 @@ def test_the_best_of_a_run_replaces_the_one_before(tmp_path):
     )
     cfg.train_cfg.val_interval = 10
     cfg.val_evaluator = dict(type='FallingMetric')
-    toys.train(cfg)
+    runner = toys.train(cfg)
     (best,) = tmp_path.glob('best_*.pth')
     assert best.name == 'best_acc_iter_20.pth'
+    # Validated twice at one place, it is written over and not deleted.
+    hook = next(h for h in runner.hooks if isinstance(h, CheckpointHook))
+    for value in 70.0, 80.0:
+        hook._save_best_checkpoint(runner, dict(acc=value))
+        (best,) = tmp_path.glob('best_*.pth')
+        assert best.name == 'best_acc_iter_50.pth'
 
 
 def stop_at_9(tmp_path, **settings):
@@ -321,6 +327,19 @@ def test_another_policy_starts_with_the_next_round(tmp_path):
     assert kept[1] < 24 and set(kept[2:]) == {24}
 
 
+def stop_stock_and_prune(work_dir, stock, ours, saves, **settings):
+    """Stop a stock run after 16 iterations, and let it go on pruned."""
+    settings['default_hooks'] = dict(checkpoint=saves)
+    cfg = light.config(work_dir, stock, pruned=False, **settings)
+    runner = toys.Runner.from_cfg(cfg)
+    runner.register_hook(StopAfter(16))
+    with pytest.raises(KeyboardInterrupt):
+        runner.train()
+    cfg = light.config(work_dir, ours, **settings)
+    cfg.resume = True
+    return toys.train(cfg)
+
+
 @pytest.mark.parametrize(
     'stock, ours, round_',
     [
@@ -332,15 +351,7 @@ def test_a_stock_run_goes_on_with_pruning(tmp_path, stock, ours, round_):
     saves = dict(by_epoch='max_epochs' in stock, interval=2)
     if 'max_iters' in stock:
         saves['interval'] = 12
-    common = dict(default_hooks=dict(checkpoint=saves))
-    cfg = light.config(tmp_path, stock, pruned=False, **common)
-    runner = toys.Runner.from_cfg(cfg)
-    runner.register_hook(StopAfter(16))
-    with pytest.raises(KeyboardInterrupt):
-        runner.train()
-    cfg = light.config(tmp_path, ours, **common)
-    cfg.resume = True
-    runner = toys.train(cfg)
+    runner = stop_stock_and_prune(tmp_path, stock, ours, saves)
     lines = rounds(tmp_path)
     assert lines[0]['samples_before'] == 2 * (24 if ours is ITERS else 26)
     # The first round of its own has no scores yet.
@@ -351,16 +362,8 @@ def test_a_stock_run_goes_on_with_pruning(tmp_path, stock, ours, round_):
 
 def test_an_epoch_that_is_repeated_costs_its_samples(tmp_path):
     """Stock checkpoints by iterations resume at the last epoch's start."""
-    save = dict(by_epoch=False, interval=5)
-    common = dict(default_hooks=dict(checkpoint=save), samples=24)
-    cfg = light.config(tmp_path, PLAIN_EPOCHS, pruned=False, **common)
-    runner = toys.Runner.from_cfg(cfg)
-    runner.register_hook(StopAfter(16))
-    with pytest.raises(KeyboardInterrupt):
-        runner.train()
-    cfg = light.config(tmp_path, EPOCHS, **common)
-    cfg.resume = True
-    toys.train(cfg)
+    saves = dict(by_epoch=False, interval=5)
+    stop_stock_and_prune(tmp_path, PLAIN_EPOCHS, EPOCHS, saves, samples=24)
     lines = rounds(tmp_path)
     assert lines[0]['round'] == 2 and lines[0]['samples_before'] == 15 * 4
     summary = json.loads((tmp_path / 'infobatch_summary.json').read_text())

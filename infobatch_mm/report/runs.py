@@ -26,12 +26,12 @@ RESUMES = re.compile(r'^resume = True$', re.MULTILINE)
 HIERARCHY = re.compile(r'log_with_hierarchy=True')
 # Of an epoch, and of the run where iterations are logged.
 EPOCH = re.compile(r'Epoch\(train\) +\[\d+\]\[ *\d+/(\d+)\]')
+ALL = re.compile(r'Iter\(train\) +\[ *\d+/(\d+)\]')
 KEPT, CLOCK = 'infobatch/kept_ratio', 'infobatch/clock'
 # Iterations, and the ticks of the clock after each; far beyond the last too.
 Points = tuple[Sequence[float], Sequence[float]]
 FAR = 1e9
 AT_ITERATIONS: Points = ([0, FAR], [0, FAR])
-ALL = re.compile(r'Iter\(train\) +\[ *\d+/(\d+)\]')
 
 
 def scalars(work_dir: Path) -> list[Line]:
@@ -271,11 +271,8 @@ class _Entry(NamedTuple):
 
 def _entries(work_dir: Path) -> list[_Entry]:
     entries: list[_Entry] = []
-    for start in starts(work_dir):
-        new = _entries_of(start)
-        if not resumes(start):  # what was there is another run's
-            entries = []
-        if new:
+    for start in _starts_of_run(work_dir):
+        if new := _entries_of(start):
             entries = [e for e in entries if e.place < new[0].place] + new
     return entries
 
