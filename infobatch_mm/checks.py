@@ -15,6 +15,8 @@ from .pruning.prune_ratio import is_number
 from .sampler import InfoBatchSampler
 from .scores import SCORES
 
+# Hooks that take statistics of the training data.
+_READERS = ('PreciseBNHook',)
 # Settings of hooks that name an iteration.
 _BEGINS = ('begin_iter', 'action_iter')
 
@@ -104,6 +106,24 @@ def check_late_hooks(
             'a full one, so that what waits for one comes late, or never: '
             f'{", ".join(late)}. Lower that number, count in epochs, or set '
             "pacing='smaller_batches', which keeps all iterations"
+        )
+
+
+def check_readers(run: PrunedRun, hooks: Sequence[Any], logger: Any) -> None:
+    """Say which hooks take what a round keeps for the training data."""
+    readers = [
+        type(hook).__name__
+        for hook in hooks
+        if any(kind.__name__ in _READERS for kind in type(hook).__mro__)
+    ]
+    if readers and not isinstance(run.policy, NoPruningPolicy):
+        logger.warning(
+            f'{", ".join(readers)} takes statistics of the train dataloader, '
+            'which gives the samples that a round keeps, the hard ones more '
+            'often than the data has them, and nothing weights them there: '
+            'up to the last rounds, of all data, validation and checkpoints '
+            'have biased statistics. Leave it out, or see that the last one '
+            'is of a round of all data (delta below 1)'
         )
 
 

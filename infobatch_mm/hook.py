@@ -156,15 +156,26 @@ class InfoBatchHook(Hook):
             parts.go_on_from(self._loaded, runner)
         bind_checkpoint_hooks(runner, self)
         if is_main_process():
-            parts.records.begin(parts.run.round if is_resumed else None)
+            parts.records.begin(
+                parts.run.round if is_resumed else None,
+                is_over=is_resumed and parts.run.clock.done,
+            )
         self.run, self._loaded = parts.run, {}
 
     def after_train(self, runner: Any) -> None:
         """Write the summary and log it as a table."""
-        if is_main_process():
-            summary = self.summary(runner)
-            self.parts.records.write_summary(summary)
-            runner.logger.info(f'\n{records.summary_table(summary)}')
+        if not is_main_process():
+            return
+        files = self.parts.records
+        if files.are_complete:
+            runner.logger.info(
+                f'nothing was left to train: {files.summary_file} stays as it '
+                'is'
+            )
+            return
+        summary = self.summary(runner)
+        files.write_summary(summary)
+        runner.logger.info(f'\n{records.summary_table(summary)}')
 
     def summary(self, runner: Any) -> dict[str, Any]:
         """Return what the run has cost, against its full-data budget."""

@@ -45,10 +45,13 @@ class Ledger:
             find the weight of each of their rows. None: by their place.
         guards_parameters (bool): Whether heads refuse a loss with parameters
             of its own. The hook finds those by itself (``reach.py``).
+        guards_inputs (bool): Whether heads refuse what is weighted already.
+            It takes a walk through the graph, so the hook does not ask for
+            it in every step.
         noted (Any): The samples that the call under way was given; see
             ``heads/rows.py``.
         norms (GradientNorms, optional): Of the batch, if they are its scores.
-        within (set): The heads whose losses are being computed.
+        is_within (bool): Whether a head is computing its losses.
     """
 
     def __init__(
@@ -58,11 +61,12 @@ class Ledger:
         self.gradient_norm = gradient_norm
         self.is_open = False
         self.guards_parameters = True
+        self.guards_inputs = True
         self.ids: Tensor | None = None
         self.weights: Tensor | None = None
         self.samples: list[int] | None = None
         self.noted: Any = None
-        self.within: set[Any] = set()
+        self.is_within = False
         self._nowhere = 0
         self._forget()
 

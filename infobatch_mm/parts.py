@@ -71,6 +71,7 @@ class Parts:
         self.run = new_run(runner, self.sampler, options, score)
         checks.check_pacing(self.run, runner.logger)
         checks.check_late_hooks(self.run, runner.hooks, runner.logger)
+        checks.check_readers(self.run, runner.hooks, runner.logger)
         checks.check_annealing(self.run, runner.logger)
         self.ledger = Ledger(
             class_balanced=score == CLASS_BALANCED,

@@ -211,13 +211,20 @@ class RunRecords:
 
     Args:
         work_dir (str): Where they are written.
+
+    Attributes:
+        are_complete (bool): Whether the run had ended before it was resumed,
+            and has its summary.
     """
 
     def __init__(self, work_dir: str) -> None:
         self.rounds_file = Path(work_dir, ROUNDS_FILE)
         self.summary_file = Path(work_dir, SUMMARY_FILE)
+        self.are_complete = False
 
-    def begin(self, resumed_round: int | None = None) -> None:
+    def begin(
+        self, resumed_round: int | None = None, *, is_over: bool = False
+    ) -> None:
         """Begin or resume the records.
 
         What another run has left in the folder keeps its names, with the next
@@ -227,8 +234,12 @@ class RunRecords:
         Args:
             resumed_round (int, optional): The round that the run resumes
                 with; None for a run that begins.
+            is_over (bool): Whether nothing is left to train. Validations that
+                came after the checkpoint are in its old summary alone.
         """
-        old = [self.summary_file]  # a run that goes on has none yet
+        self.are_complete = is_over and self.summary_file.exists()
+        # A run that goes on has no summary yet.
+        old = [] if self.are_complete else [self.summary_file]
         old += [self.rounds_file] if resumed_round is None else []
         for file in old:
             if file.exists():

@@ -6,7 +6,7 @@ of a tensor, which the backward pass adds up.
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -192,6 +192,21 @@ def scale_gradient(
         return _ScaleGradient.apply(tensor, weights, axis, squares)
 
     return _mapped(value, scaled)
+
+
+def are_weighted(tensors: Iterable[Tensor]) -> bool:
+    """Tell whether :func:`scale_gradient` is in the graph of any tensor."""
+    waiting: list[Any] = [tensor.grad_fn for tensor in tensors]
+    seen = {None}
+    while waiting:
+        node = waiting.pop()
+        if node in seen:
+            continue
+        if node.name() == f'{_ScaleGradient.__name__}Backward':
+            return True
+        seen.add(node)
+        waiting += [source for source, _ in node.next_functions]
+    return False
 
 
 def _mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:

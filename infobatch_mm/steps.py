@@ -69,6 +69,7 @@ class Steps:
         # With nothing to prune every weight is 1.
         is_stock = isinstance(run.policy, NoPruningPolicy)
         self._looks = unweighted != 'allow' and not is_stock
+        self._guards_first_step = unweighted == 'allow' and not is_stock
         self.has_looked = not self._looks
         if self._looks:
             checks.check_graph(model)
@@ -113,8 +114,11 @@ class Steps:
         checks.check_planned(self._ids, of_batch)
         weights = copy_to_device(of_batch, self._device)
         if not self.has_looked:
+            self.ledger.guards_inputs = True
             self.ledger.open(slots, 0 * weights, samples=samples)
             self._look_for_unweighted(runner, batch)
+        is_first = not self._has_stepped
+        self.ledger.guards_inputs = is_first and self._guards_first_step
         self.ledger.open(
             slots, weights, samples=samples, nowhere=self.run.board.unscored
         )

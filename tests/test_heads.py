@@ -23,7 +23,7 @@ from mmseg.structures import SegDataSample
 from processes import run_code, run_ranks
 from torch import nn
 
-from infobatch_mm.binding import find_heads
+from infobatch_mm.binding import find_heads, silent_heads
 from infobatch_mm.heads import WeightedHeadMixin, attach
 from infobatch_mm.heads.decode_head import has_plain_cross_entropy
 from infobatch_mm.heads.padding import own_parts
@@ -266,6 +266,59 @@ def test_an_image_alone_comes_as_the_batch_does(kind):
     logits = outputs.logits + frequencies.log()
     expected = F.cross_entropy(logits, labels, reduction='none')
     torch.testing.assert_close(head.infobatch_ledger.close()[1], expected)
+
+
+class ListedHead(nn.Module):
+    """Take a list: of labels an image, of metas an image, or of layers."""
+
+    def loss_by_feat(self, logits, targets):
+        if isinstance(logits, list):
+            logits = sum(logits)
+        if isinstance(targets[0], dict):
+            targets = [torch.tensor(each['label']) for each in targets]
+        elif targets[0].dim():  # of each image, one-hot, or of each layer
+            dense = targets[0].shape[0] == len(logits)
+            targets = targets[0] if dense else torch.stack(targets).argmax(1)
+            return dict(loss=F.cross_entropy(logits, targets))
+        return dict(loss=F.cross_entropy(logits, torch.stack(targets)))
+
+
+LISTS = dict(
+    scalars=lambda labels: list(labels),
+    tuples=lambda labels: tuple(labels),
+    dicts=lambda labels: [dict(label=each.item()) for each in labels],
+    vectors=lambda labels: list(F.one_hot(labels, 3)),
+)
+
+
+@pytest.mark.parametrize('kind', LISTS)
+@pytest.mark.parametrize('layers', [1, 4])
+def test_a_list_with_an_item_an_image_is_cut(kind, layers):
+    head, labels = attach(ListedHead()), torch.tensor([0, 2, 1, 1])
+    logits = [torch.randn(4, 3, requires_grad=True) for _ in range(layers)]
+    open_ledger(head, torch.ones(4))
+    head.loss_by_feat(logits, LISTS[kind](labels))
+    expected = F.cross_entropy(sum(logits), labels, reduction='none')
+    found = head.infobatch_ledger.close()[1]
+    torch.testing.assert_close(found, expected.detach())
+
+
+def test_a_list_that_may_be_of_images_or_of_layers_is_an_error():
+    head, logits = attach(ListedHead()), torch.randn(4, 3, requires_grad=True)
+    layers = [torch.tensor([0, 2, 1, 1])] * 4
+    open_ledger(head, torch.ones(4))
+    with pytest.raises(ValueError, match="set score='gradient_norm'"):
+        head.loss_by_feat(logits, layers)
+    head.infobatch_ledger = ledger = Ledger(gradient_norm=True)
+    ledger.open(torch.arange(4), torch.ones(4))
+    head.loss_by_feat(logits, layers)['loss'].backward()
+    assert ledger.close()[1].isfinite().all()
+    # Of a batch of another size it is one for each layer.
+    open_ledger(head := attach(ListedHead()), torch.ones(3))
+    head.loss_by_feat(logits[:3], [layers[0][:3]] * 4)
+    found = head.infobatch_ledger.close()[1]
+    expected = F.cross_entropy(logits, layers[0], reduction='none')
+    torch.testing.assert_close(found, expected.detach()[:3])
 
 
 class CountingLoss(nn.Module):
@@ -727,6 +780,87 @@ def norms_of(head, layers, samples):
     return weight, torch.cat(rows, 1).norm(dim=1)
 
 
+class Calling(light.LightHead):
+    """A head whose loss is also that of another head, twice."""
+
+    def loss_by_feat(self, logits, data_samples):
+        own = super().loss_by_feat(logits, data_samples)['loss_ce']
+        other = self.other.loss_by_feat(logits, data_samples)['loss_ce']
+        return dict(loss_ce=own + 2 * other)
+
+
+def two_heads(kind, *, norms=False):
+    """Return two heads of a model, of which the first knows the other."""
+    torch.manual_seed(0)
+    model = nn.ModuleList([kind(), light.LightHead()])
+    for head in model:
+        attach(head)
+    object.__setattr__(model[0], 'other', model[1])  # no child of it
+    ledger = Ledger(gradient_norm=norms)
+    ledger.open(torch.arange(4), WEIGHTS, samples=IDS)
+    model[0].infobatch_ledger = model[1].infobatch_ledger = ledger
+    return model, ledger
+
+
+@pytest.mark.parametrize('norms', [False, True])
+@pytest.mark.parametrize('also_alone', [False, True])
+def test_a_loss_that_calls_that_of_another_head(norms, also_alone):
+    points, samples = batch()
+    (caller, called), ledger = two_heads(Calling, norms=norms)
+    logits, others = caller.fc(points), called.fc(points)
+    loss = caller.loss_by_feat(logits, samples)['loss_ce']
+    if also_alone:
+        loss = loss + called.loss_by_feat(others, samples)['loss_ce']
+    assert not silent_heads(dict(a=caller, b=called), ledger)
+    loss.backward(retain_graph=True)
+    found, scores = caller.fc.weight.grad, ledger.close()[1]
+
+    labels = torch.tensor([sample.label for sample in samples])
+    each = 3 * F.cross_entropy(logits, labels, reduction='none')
+    expected = torch.autograd.grad(
+        (WEIGHTS * each).mean(), caller.fc.weight, retain_graph=True
+    )
+    torch.testing.assert_close(found, expected[0])
+    of_other = F.cross_entropy(others, labels, reduction='none')
+    if norms:
+        sums = each.sum(), of_other.sum()
+        rows = [
+            torch.autograd.grad(s, x, retain_graph=True)[0]
+            for s, x in zip(sums, (logits, others), strict=True)
+        ]
+        wanted = torch.cat(rows[: 1 + also_alone], 1).norm(dim=1)
+    else:
+        wanted = (each + also_alone * of_other).detach()
+    torch.testing.assert_close(scores, wanted)
+
+
+class Keeping(light.LightHead):
+    """A head that keeps its logits for another, as a distillation does."""
+
+    def loss_by_feat(self, logits, data_samples):
+        self.kept = logits
+        return super().loss_by_feat(logits, data_samples)
+
+
+@pytest.mark.parametrize('what', ['itself', 'something of it', 'detached'])
+def test_what_another_loss_has_weighted_is_refused(what):
+    points, samples = batch()
+    (keeping, other), ledger = two_heads(Keeping)
+    keeping.loss_by_feat(keeping.fc(points), samples)
+    given = keeping.kept
+    if what != 'itself':
+        given = other.fc(points) + (2 * given).softmax(1)
+    if what == 'detached':
+        given = other.fc(points) + keeping.kept.detach()
+        other.loss_by_feat(given, samples)
+        return
+    with pytest.raises(ValueError, match='LightHead is given a tensor that'):
+        other.loss_by_feat(given, samples)
+    assert not ledger.is_within
+    ledger.guards_inputs = False
+    other.loss_by_feat(given, samples)
+
+
 def test_a_loss_that_changes_its_logits_in_place_is_told_how_not_to():
     class Adjusting(light.LightHead):
         def loss_by_feat(self, logits, data_samples):
@@ -739,7 +873,7 @@ def test_a_loss_that_changes_its_logits_in_place_is_told_how_not_to():
     ledger = opened(head)
     with pytest.raises(RuntimeError, match='Adjusting changes its logits in'):
         head.loss_by_feat(head.fc(points), samples)
-    assert not ledger.within
+    assert not ledger.is_within
 
 
 def test_two_losses_of_one_step_add_up():

@@ -14,7 +14,12 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import HistoryBuffer
 
 import infobatch_mm.pruned_run
-from infobatch_mm.checks import check_annealing, check_seed
+from infobatch_mm.checks import (
+    check_annealing,
+    check_late_hooks,
+    check_readers,
+    check_seed,
+)
 from infobatch_mm.clock import EpochClock, FullDataClock
 from infobatch_mm.pacing import Dealing
 from infobatch_mm.pruned_run import PrunedRun
@@ -234,6 +239,32 @@ def test_a_run_without_a_last_round_of_all_data_says_so(delta, said):
     check_annealing(new_run(policy=NoPruningPolicy(), delta=delta), logger)
     check_annealing(new_run(delta=1), logger)
     assert len(heard) == bool(said)
+
+
+class PreciseBNHook(Hook):
+    """Named as mmpretrain's."""
+
+
+class OfTheUser(PreciseBNHook):
+    action_iter = 10
+
+
+@pytest.mark.parametrize('check', [check_late_hooks, check_readers])
+def test_hooks_that_meet_pruned_rounds_are_named(check):
+    def said(*hooks, **settings):
+        heard = []
+        logger = SimpleNamespace(warning=heard.append)
+        check(new_run(**settings), hooks, logger)
+        return ' '.join(heard)
+
+    late = check is check_late_hooks
+    name = 'OfTheUser (action_iter=10)' if late else 'OfTheUser'
+    assert name in said(Hook(), OfTheUser())
+    assert not said(Hook(), CheckpointHook(interval=10))
+    assert not said(OfTheUser(), policy=NoPruningPolicy())
+    dealt = said(OfTheUser(), dealing=Dealing(6, BATCH, 1, 2))
+    assert bool(dealt) != late  # all iterations, and still what a round keeps
+    assert bool(said(PreciseBNHook())) != late
 
 
 @pytest.mark.parametrize(

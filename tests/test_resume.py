@@ -390,6 +390,24 @@ def test_a_new_run_begins_a_new_file(tmp_path):
     ]
 
 
+@pytest.mark.parametrize('pacing', ['fewer_steps', 'smaller_batches'])
+def test_a_run_that_has_ended_keeps_its_summary(tmp_path, pacing):
+    """The last validation comes after the last checkpoint."""
+    validates = dict(pacing=pacing, val=True)
+    run(partial(config, tmp_path, ITERS, **validates), False)
+    summary = tmp_path / 'infobatch_summary.json'
+    ended, lines = summary.read_text(), rounds(tmp_path)
+    assert json.loads(ended)['metric_last']
+    run(partial(config, tmp_path, ITERS, **validates), True)
+    assert summary.read_text() == ended
+    assert len(rounds(tmp_path)) == len(lines)
+    assert not list(tmp_path.glob('infobatch_summary.json.*'))
+    longer = partial(config, tmp_path, dict(ITERS, max_iters=80), **validates)
+    run(longer, True)
+    assert json.loads(summary.read_text())['samples_budget'] == 80 * 4
+    assert (tmp_path / 'infobatch_summary.json.1').read_text() == ended
+
+
 class SaveAs(Hook):
     """Save by a hook of the user's, before ours ends the round."""
 

@@ -26,7 +26,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 
 from infobatch_mm import InfoBatchHook
-from infobatch_mm.heads import attach
+from infobatch_mm.heads import attach, weighted
 from infobatch_mm.host.untouched import (
     Untouched,
     UntouchedRandomness,
@@ -477,6 +477,71 @@ def test_a_silent_head_that_trains_is_an_error(tmp_path):
 
 
 # It leaves no trace
+
+
+@MODELS.register_module()
+class TwoHeads(light.LightModel):
+    """Two heads, of which one knows the other, or what it has weighted."""
+
+    def __init__(self, way, **kwargs):
+        super().__init__(**kwargs)
+        self.way = way
+        self.second = attach(light.LightHead())
+
+    def forward(self, inputs, data_samples, mode):
+        if mode != 'loss':
+            return super().forward(inputs, data_samples, mode)
+        points, (first, second) = torch.stack(inputs), (self.head, self.second)
+        logits, own = first.fc(points), second.fc(points)
+        losses = first.loss_by_feat(logits, data_samples)
+        if self.way == 'kept':
+            own = own + first.kept
+        more = second.loss_by_feat(own, data_samples)
+        return dict(loss_first=losses['loss_ce'], loss_second=more['loss_ce'])
+
+
+class Keeping(light.LightHead):
+    def loss_by_feat(self, logits, data_samples):
+        self.kept = logits
+        return super().loss_by_feat(logits, data_samples)
+
+
+@pytest.mark.parametrize('unweighted', ['refuse', 'allow', 'prunes nothing'])
+def test_what_two_losses_weight_is_refused(tmp_path, monkeypatch, unweighted):
+    monkeypatch.setattr(light, 'LightHead', Keeping)
+    cfg = light.config(tmp_path, LOOP, samples=24)
+    cfg.model = dict(type='TwoHeads', way='kept')
+    if unweighted == 'prunes nothing':
+        cfg.custom_hooks[0].policy = dict(type='NoPruningPolicy')
+        toys.train(cfg)
+        return
+    cfg.custom_hooks[0].unweighted = unweighted
+    runner = Runner.from_cfg(cfg)
+    with pytest.raises(ValueError, match='weighted a second time'):
+        runner.train()
+    assert runner.iter == 0
+
+
+def test_the_graph_is_looked_through_no_more_than_needed(
+    tmp_path, monkeypatch
+):
+    walks = []
+
+    def are_weighted(tensors):
+        walks.append(len(tensors))
+        return False
+
+    monkeypatch.setattr(weighted, 'are_weighted', are_weighted)
+    counts = {}
+    for unweighted in ('refuse', 'allow'):
+        walks.clear()
+        cfg = light.config(tmp_path, LOOP, samples=24)
+        cfg.custom_hooks[0].unweighted = unweighted
+        runner = toys.train(cfg)
+        counts[unweighted] = len(walks)
+    assert runner.iter > 6
+    # Before the first step and before the first pruned one, or in the first.
+    assert counts == dict(refuse=2, allow=1)
 
 
 class Busy(nn.Module):

@@ -9,7 +9,7 @@ does. Losses for which one pass is enough register it with
 
 import copy
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from inspect import signature
 from typing import Any, NamedTuple, Protocol
 
@@ -170,8 +170,6 @@ def _select(
 ) -> Any:
     """Cut everything that is per image down to one image.
 
-    A list holds one item a layer, unless it is one of data samples or is
-    named as mmdet names what it has of each image: ``batch_img_metas``, ...
     An ``avg_factor`` is the number of images, by which the loss is divided.
     """
 
@@ -190,11 +188,46 @@ def _select(
             twin[key] = select(item, key)
         return twin
     if isinstance(value, (tuple, list)):
-        is_sample = value and isinstance(value[0], BaseDataElement)
-        if is_sample or name.startswith('batch_'):
+        is_struct = hasattr(value, '_fields')  # a named tuple
+        if not is_struct and _is_per_image(value, images, axis, name):
             return value[image : image + 1]
         items = [select(item) for item in value]
-        if hasattr(value, '_fields'):  # a named tuple
-            return type(value)(*items)
-        return type(value)(items)
+        return type(value)(*items) if is_struct else type(value)(items)
     return value
+
+
+def _is_per_image(
+    items: Sequence[Any], images: int, axis: int, name: str
+) -> bool:
+    """Tell whether a list holds one item an image, and not one a layer.
+
+    So it is with data samples, and with what is named as mmdet names what it
+    has of each image (``batch_img_metas``, ...). Of the others as long as the
+    batch those are of layers whose tensors hold the batch, and those of
+    numbers and names are settings.
+
+    Raises:
+        ValueError: If it may be either.
+    """
+    if not items or isinstance(items[0], BaseDataElement):
+        return bool(items)
+    if name.startswith('batch_'):
+        return True
+    tensors = tensors_in(items)
+    has_dicts = any(isinstance(item, Mapping) for item in items)
+    if len(items) != images or images == 1 or not (tensors or has_dicts):
+        return False
+    if any(tensor.requires_grad for tensor in tensors):
+        return False  # it was weighted along the axis of the batch
+    if not any(
+        tensor.dim() > axis and tensor.shape[axis] == images
+        for tensor in tensors
+    ):
+        return True
+    raise ValueError(
+        f'a loss is given a list of {images} items, the images of the batch, '
+        f'whose tensors are as long, of shape {tuple(tensors[0].shape)}: it '
+        'cannot be told whether it has an item for each image or for each '
+        "layer, so score='image_mean' cannot cut it. Name it batch_..., if it "
+        "is one for each image, or set score='gradient_norm'"
+    )

@@ -8,9 +8,9 @@ from torch import nn
 
 from ..host.classes import Swapped, swap_class
 from ..ledger import Ledger
-from ..rescale import scale_gradient
+from ..rescale import are_weighted, scale_gradient
 from .rows import rows_of
-from .scoring import SeamCall, losses_and_scores
+from .scoring import SeamCall, losses_and_scores, tensors_in
 
 
 class WeightedHeadMixin(Swapped):
@@ -41,12 +41,14 @@ class WeightedHeadMixin(Swapped):
     ) -> Any:
         """Compute the stock losses, weighted and recorded per image."""
         ledger = self.infobatch_ledger
-        # One that calls itself, layer by layer, has weighted all of them, and
-        # a loss without gradients, to be watched or of a teacher, trains none.
-        trains = ledger.is_open and torch.is_grad_enabled()
-        if not trains or self in ledger.within:
+        # A loss without gradients, to be watched or of a teacher, trains none.
+        if not (ledger.is_open and torch.is_grad_enabled()):
             return stock_loss(*args, **kwargs)
-        ledger.within.add(self)
+        # One that calls itself, layer by layer, or another has weighted all.
+        if ledger.is_within:
+            ledger.reporters.append(self)
+            return stock_loss(*args, **kwargs)
+        ledger.is_within = True
         try:
             return self._weighted_loss(ledger, stock_loss, args, kwargs)
         except RuntimeError as error:
@@ -58,7 +60,7 @@ class WeightedHeadMixin(Swapped):
                 'logits = logits - x instead of logits -= x'
             ) from error
         finally:
-            ledger.within.remove(self)
+            ledger.is_within = False
 
     def _weighted_loss(
         self,
@@ -70,6 +72,14 @@ class WeightedHeadMixin(Swapped):
         axis = self.infobatch_batch_axis
         if ledger.guards_parameters:
             check_own_parameters(self)
+        if ledger.guards_inputs and are_weighted(tensors_in((args, kwargs))):
+            raise ValueError(
+                f'the loss of {type(self).__name__} is given a tensor that '
+                'comes out of the loss of a head, which has weighted its '
+                'gradient: here it would be weighted a second time. A '
+                'loss_by_feat or a loss module that keeps logits for another '
+                'head must not; keep them in forward(), or detach() them'
+            )
         rows = rows_of(self, args, kwargs)
         self.infobatch_check((args, kwargs), len(rows.weights))
         norms, weights = ledger.norms, rows.weights
