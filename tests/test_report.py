@@ -23,8 +23,8 @@ from infobatch_mm.commands import report as command
 from infobatch_mm.host import packages
 from infobatch_mm.report import (
     arms,
-    class_results,
     figures,
+    progress,
     results,
     round_figures,
     samples,
@@ -95,9 +95,9 @@ def test_what_a_run_did(tmp_path, pruned, iters, samples):
     cfg = config(tmp_path, pruned=pruned, iters=iters, samples=samples)
     done = run(cfg)
     assert len(done.found) > 1
-    assert read_run.iterations(tmp_path) == [i for i, _, _ in done.found]
-    assert results.images_seen(tmp_path) == [n for _, n, _ in done.found]
-    clock = results.clock_at(tmp_path, read_run.iterations(tmp_path))
+    assert progress.iterations(tmp_path) == [i for i, _, _ in done.found]
+    assert progress.images_seen(tmp_path) == [n for _, n, _ in done.found]
+    clock = progress.clock_at(tmp_path, progress.iterations(tmp_path))
     # Within a round the hook's clock has whole ticks.
     assert clock == pytest.approx(done.clock, abs=1)
     lines = read_run.validations(tmp_path)
@@ -110,7 +110,7 @@ def test_what_a_run_did(tmp_path, pruned, iters, samples):
         ious = [row['IoU'] for row in tables[i].values()]
         known = [iou for iou in ious if iou == iou]
         assert sum(known) / len(known) == pytest.approx(miou, abs=0.01)
-    seconds = read_run.train_seconds(tmp_path)
+    seconds = progress.train_seconds(tmp_path)
     assert 0 < seconds[0] < seconds[1]
     assert bool(records.read_rounds(tmp_path)) == pruned
     assert (records.read_summary(tmp_path) is not None) == pruned
@@ -126,7 +126,7 @@ def test_a_smaller_last_batch_is_known_from_a_pruned_run(tmp_path):
     shown = sources.read(folders)
     found = {arm.name: arm.cells[0].run.images for arm in shown.arms}
     assert found == seen
-    alone = results.images_seen(tmp_path / 'stock')
+    alone = progress.images_seen(tmp_path / 'stock')
     assert alone == [n // 10 * 3 * BATCH for n in seen['stock']]
 
 
@@ -160,7 +160,7 @@ def test_rounds_of_another_folder_are_not_counted_as_full(
     done = run(cfg)
     before = next(n for i, n, _ in begun.found if i == 24)
     assert before < 96
-    images = results.images_seen(second)
+    images = progress.images_seen(second)
     assert images == [before + n for _, n, _ in done.found]
 
 
@@ -175,7 +175,7 @@ def test_a_run_that_goes_on_without_pruning(tmp_path, monkeypatch):
     cfg.resume = True
     done = run(cfg)
     first = dict((i, n) for i, n, _ in begun.found)
-    assert results.images_seen(tmp_path) == [
+    assert progress.images_seen(tmp_path) == [
         *first.values(),
         *(first[24] + n for _, n, _ in done.found),
     ]
@@ -186,14 +186,14 @@ def test_without_a_log_the_number_of_processes_is_known(tmp_path, launcher):
     lines = [train_line(10), val_line(10)]
     write(tmp_path, lines, config=f'launcher = {launcher!r}')
     if launcher == 'none':
-        assert results.images_seen(tmp_path) == [20]
+        assert progress.images_seen(tmp_path) == [20]
         return
     with pytest.raises(ValueError, match="log_level='INFO'"):
-        results.images_seen(tmp_path)
+        progress.images_seen(tmp_path)
     line = dict(round=0, iter=0, kept=40, total=40, iters=10, world_size=2)
     (tmp_path / 'infobatch.jsonl').write_text(json.dumps(line) + '\n')
     write(tmp_path, [round_line(0), *lines], start='20260102_000000')
-    assert results.images_seen(tmp_path) == [40]
+    assert progress.images_seen(tmp_path) == [40]
 
 
 def test_the_length_of_an_epoch_is_not_the_rest_of_a_round(tmp_path):
@@ -204,7 +204,7 @@ def test_the_length_of_an_epoch_is_not_the_rest_of_a_round(tmp_path):
     for start, length in (('20260101_000000', 6), (at, 3)):
         log = tmp_path / start / f'{start}.log'
         log.write_text(f'Epoch(train)  [1][3/{length}]  lr: 0.1\n')
-    assert read_run.iterations(tmp_path) == [6, 12]
+    assert progress.iterations(tmp_path) == [6, 12]
 
 
 @pytest.mark.parametrize('pruned', [True, False], ids=['pruned', 'stock'])
@@ -227,7 +227,7 @@ def test_a_resumed_run_reads_as_one(tmp_path, monkeypatch, pruned, iters):
     kept = [found for found in first.found if found[0] < repeated]
     assert 0 < len(kept) < len(lost)
     found = kept + second.found
-    assert read_run.iterations(tmp_path) == [i for i, _, _ in found]
+    assert progress.iterations(tmp_path) == [i for i, _, _ in found]
     lines = read_run.validations(tmp_path)
     assert [line['mIoU'] for line in lines] == [m for _, _, m in found]
     assert list(read_run.per_class(tmp_path)) == list(range(len(lines)))
@@ -288,8 +288,8 @@ def test_what_a_run_lacks_that_has_just_begun(tmp_path, budget):
     write(tmp_path, [], budget=budget)
     assert read_run.scalars(tmp_path) == []
     assert read_run.per_class(tmp_path) == {}
-    assert results.images_seen(tmp_path) == []
-    assert read_run.train_seconds(tmp_path) == []
+    assert progress.images_seen(tmp_path) == []
+    assert progress.train_seconds(tmp_path) == []
     assert records.read_summary(tmp_path) is None
 
 
@@ -339,13 +339,13 @@ def test_the_length_of_an_epoch_is_that_of_the_log(tmp_path, log, length):
     write(tmp_path, [line, val_line(1)], budget='max_epochs', length=40)
     start = read_run.last_start(tmp_path)
     (start / f'{start.name}.log').write_text(f'{log}\n')
-    assert read_run.iterations(tmp_path) == [length]
+    assert progress.iterations(tmp_path) == [length]
 
 
 def test_epochs_logged_by_iterations_without_a_log(tmp_path):
     lines = [train_line(50), val_line(1), train_line(100), val_line(2)]
     write(tmp_path, lines, budget='max_epochs')
-    assert read_run.iterations(tmp_path) == [50, 100]
+    assert progress.iterations(tmp_path) == [50, 100]
 
 
 def test_validations_of_a_loop_by_iterations_that_logged_no_place(tmp_path):
@@ -356,7 +356,7 @@ def test_validations_of_a_loop_by_iterations_that_logged_no_place(tmp_path):
     start = read_run.last_start(tmp_path)
     with (start / 'vis_data/config.py').open('a') as file:
         file.write('train_cfg.update(val_interval=50)\n')
-    assert read_run.iterations(tmp_path) == [50, 100, 150, 200, 230]
+    assert progress.iterations(tmp_path) == [50, 100, 150, 200, 230]
 
 
 def test_logs_of_other_forms(tmp_path):
@@ -379,7 +379,7 @@ def test_logs_of_other_forms(tmp_path):
 def test_a_class_with_a_bar_in_its_name():
     table = '|  Class  |  IoU  |  Acc  |'
     rows = f'+---+\n{table}\n+---+\n|  car|van  |  1.5  |  2.5  |\n+---+\n'
-    (found,) = class_results.printed(f'per class results:\nx\n{rows}')
+    (found,) = read_run.printed_classes(f'per class results:\nx\n{rows}')
     assert found == {'car|van': {'IoU': 1.5, 'Acc': 2.5}}
 
 
@@ -471,7 +471,7 @@ def test_training_time_is_that_of_the_logged_paces(tmp_path):
         tmp_path,
         [train_line(10, 0.5), val_line(15), train_line(20, 1.0), val_line(25)],
     )
-    assert read_run.train_seconds(tmp_path) == [10.0, 20.0]
+    assert progress.train_seconds(tmp_path) == [10.0, 20.0]
 
 
 def test_all_ranks_count(tmp_path):
@@ -479,7 +479,7 @@ def test_all_ranks_count(tmp_path):
     start = read_run.last_start(tmp_path)
     log = start / f'{start.name}.log'
     log.write_text('    Distributed training: True\n    GPU number: 3\n')
-    assert results.images_seen(tmp_path) == [60]
+    assert progress.images_seen(tmp_path) == [60]
 
 
 # infobatch report: the page about a short real run, as a browser reads it
@@ -1056,9 +1056,9 @@ def test_the_clock_of_a_pruned_run_by_hand(tmp_path):
     write(tmp_path, lines)
     # Half of a full round, all of it, 10 of 15 iterations that are worth 20
     # ticks, and 3 into the round that is under way at the same speed.
-    clock = results.clock_at(tmp_path, [10, 20, 30, 38])
+    clock = progress.clock_at(tmp_path, [10, 20, 30, 38])
     assert clock == pytest.approx([10, 20, 20 + 10 * 20 / 15, 40 + 4])
-    assert results.clock_at(fake(tmp_path / 'stock', 0, []), [7]) == [7]
+    assert progress.clock_at(fake(tmp_path / 'stock', 0, []), [7]) == [7]
 
 
 def test_curves_over_the_clock_are_at_its_ticks(tmp_path):
@@ -1124,7 +1124,7 @@ def test_classes_of_a_classification_run(tmp_path):
 
 def test_classes_that_a_comparison_logs():
     line = {'mIoU': 3.0, 'IoU/sky': 12.5, 'IoU/a/b': 1.0, 'step': 1}
-    assert class_results.from_scalars(line) == {
+    assert read_run.classes_in(line) == {
         'sky': {'IoU': 12.5},
         'a/b': {'IoU': 1.0},
     }
@@ -1253,5 +1253,5 @@ def test_arms_may_be_named_on_the_command_line(tmp_path, capsys):
 @pytest.mark.parametrize('ranks, seen', [(1, 12), (2, 16)])
 def test_the_samples_of_a_round_are_dealt_to_each_rank(ranks, seen):
     line = dict(kept=32, total=40, iters=12)
-    assert results._images_of(line, 4, 40, ranks) == seen
-    assert results._images_of(line, 12, 40, ranks) == 32
+    assert progress._images_of(line, 4, 40, ranks) == seen
+    assert progress._images_of(line, 12, 40, ranks) == 32

@@ -22,7 +22,7 @@ from rich.table import Table
 from infobatch_mm.commands.ending import in_one_line
 from infobatch_mm.host.packages import require
 from infobatch_mm.records import read_rounds, read_summary
-from infobatch_mm.report import results, runs
+from infobatch_mm.report import progress, runs
 
 ROOT = Path(__file__).resolve().parents[1]
 STOCK = ROOT / 'configs/quickstart/upernet_tiny_1xb16-20e_digits-48x48.py'
@@ -73,7 +73,7 @@ def read_curve(work_dir: Path, wall_seconds: float) -> Curve:
     lines = runs.scalars(work_dir)
     last = [line for line in lines if runs.is_train(line)][-1]
     return Curve(
-        samples=results.images_seen(work_dir),
+        samples=progress.images_seen(work_dir),
         miou=[line['mIoU'] for line in runs.validations(work_dir)],
         train_seconds=last['mean_time'] * last['iter'],
         wall_seconds=wall_seconds,

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from ..compare.statistics import LEVEL, Paired, is_constant, paired
 from ..host.packages import MissingExtraError
-from .class_results import ClassTable
 from .results import Metric, Run
+from .runs import ClassTable
 
 ONE_SEED = 'one seed: no verdict'
 NO_PAIRS = 'no seed in common that is done: no verdict'

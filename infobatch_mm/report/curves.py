@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from . import figures, tables
 from .arms import Arm, Comparison
 from .figures import Curve, Picture
-from .results import Run, clock_at, training_lines
+from .progress import clock_at
+from .results import Run, training_lines
 
 NO_TIMES = 'Left out: the log has no times of training before a validation.'
 NO_CLOCK = (

@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from mmengine.config import Config
 
 from ..compare.stock import is_higher_better
 from ..host.types import type_name
 from ..records import METRICS, NO_METRICS, Line
+from . import progress
 from . import runs as of_run
-from .class_results import SCALAR, ClassTable
+from .runs import SCALAR, ClassTable
 
 SEED = re.compile(r'^ {4}seed: (\d+)$', re.MULTILINE)
 
@@ -73,12 +73,12 @@ def read(
         work_dir (Path): Its work directory.
         metric (Metric | None): What it is judged by; None takes what the
             config's ``save_best`` names, or the first that it logged.
-        total (int | None): See :func:`images_seen`.
+        total (int | None): See :func:`progress.images_seen`.
     """
     cfg, lines = of_run.config(work_dir), of_run.validations(work_dir)
     metric = metric or metric_of(cfg, lines[-1] if lines else {})
-    iterations = of_run.iterations(work_dir)
-    clock = clock_at(work_dir, iterations)
+    iterations = progress.iterations(work_dir)
+    clock = progress.clock_at(work_dir, iterations)
     name = metric.name if metric else ''
     return Run(
         work_dir,
@@ -86,13 +86,13 @@ def read(
         metric,
         [line.get(name, math.nan) for line in lines],
         iterations,
-        images_seen(work_dir, total),
-        of_run.train_seconds(work_dir),
+        progress.images_seen(work_dir, total),
+        progress.train_seconds(work_dir),
         clock,
         of_run.per_class(work_dir),
         of_run.prunes(work_dir),
         pace(work_dir),
-        (of_run.global_batch(work_dir), deals(work_dir)),
+        (of_run.global_batch(work_dir), progress.deals(work_dir)),
         is_done(cfg.train_cfg, lines, clock),
     )
 
@@ -183,89 +183,3 @@ def pace(work_dir: Path) -> float:
     lines = training_lines(work_dir)
     times = [line['time'] for line in lines if 'time' in line]
     return statistics.median(times) if times else math.nan
-
-
-def clock_at(work_dir: Path, done: Sequence[int]) -> list[float] | None:
-    """Return where the full-data clock stood after some iterations.
-
-    Returns:
-        list | None: None of a run of a version that did not record it.
-    """
-    points = of_run.clock_points(work_dir)
-    return np.interp(done, *points).tolist() if points else None
-
-
-# Samples
-
-
-def images_seen(work_dir: Path, total: int | None = None) -> list[int]:
-    """Return the number of samples trained on before each validation.
-
-    All batches of a round that is under way count as whole ones, and so does
-    a smaller last batch of the epochs of a stock run, if it is not known.
-
-    Args:
-        work_dir (Path): The work directory of a run.
-        total (int | None): The samples of its data, as a pruned run on them
-            has recorded it.
-    """
-    batch, lines = of_run.global_batch(work_dir), of_run.rounds(work_dir)
-    done = of_run.iterations(work_dir)
-    if lines:
-        dealt = of_run.ranks(work_dir) if deals(work_dir) else 0
-        return [_images(each, lines, batch, dealt) for each in done]
-    if total is None or not _leaves_a_rest(work_dir, total, batch):
-        return [each * batch for each in done]
-    passes = (divmod(each, -(-total // batch)) for each in done)
-    return [whole * total + rest * batch for whole, rest in passes]
-
-
-def _leaves_a_rest(work_dir: Path, total: int, batch: int) -> bool:
-    """Tell whether each epoch of a stock run is of so many samples."""
-    cfg = of_run.config(work_dir)
-    by_epoch = cfg.train_cfg.get('max_epochs') is not None
-    length = of_run.epoch_length(work_dir, cfg) if by_epoch else None
-    return length == -(-total // batch)
-
-
-def deals(work_dir: Path) -> bool:
-    """Tell whether a run spent its rounds in smaller batches."""
-    batch = of_run.global_batch(work_dir)
-    return any(
-        of_run.iters_of(line, batch) > math.ceil(line['kept'] / batch)
-        for line in of_run.rounds(work_dir)
-    )
-
-
-def _images(done: int, lines: list[Line], batch: int, dealt: int) -> int:
-    """Return the samples of a pruned run's first iterations.
-
-    Before its first round it was a stock run; after the last of the lines a
-    round is under way.
-
-    Args:
-        done (int): The iterations.
-        lines (list): Its rounds.
-        batch (int): Samples of a full step, over all ranks.
-        dealt (int): The ranks that samples were dealt to in smaller batches;
-            0 with fewer steps.
-    """
-    begun = [line for line in lines if line['iter'] <= done]
-    if not begun:
-        return done * batch
-    line = begun[-1]
-    seen = line.get('samples_before')
-    if seen is None:  # of a version that did not record it
-        seen = lines[0]['iter'] * batch + sum(n['kept'] for n in begun[:-1])
-    iters, of_round = done - line['iter'], of_run.iters_of(line, batch)
-    beyond = max(0, iters - of_round) * batch
-    return seen + _images_of(line, min(iters, of_round), batch, dealt) + beyond
-
-
-def _images_of(line: Line, iters: int, batch: int, dealt: int) -> int:
-    """Return the samples of the first iterations of a round."""
-    kept = line['kept']
-    if dealt and kept < line['total']:
-        least, larger = divmod(kept // dealt, of_run.iters_of(line, batch))
-        return min(kept, dealt * (iters * least + min(iters, larger)))
-    return min(kept, iters * batch)

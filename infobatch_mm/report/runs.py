@@ -6,37 +6,37 @@ repeated, only the last time counts.
 """
 
 import math
-import operator
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from mmengine.config import Config
 
 from ..records import Line, read_json_lines, read_rounds, read_summary
-from . import class_results
-from .class_results import ClassTable
 
 WORLD_SIZE = re.compile(r'GPU number: (\d+)')
 TIME = re.compile(r'\d{8}_\d{6}')  # the name of a start's folder
 RESUMES = re.compile(r'^resume = True$', re.MULTILINE)
 HIERARCHY = re.compile(r'log_with_hierarchy=True')
-# Of an epoch, and of the run where iterations are logged.
-EPOCH = re.compile(r'Epoch\(train\) +\[\d+\]\[ *\d+/(\d+)\]')
-ALL = re.compile(r'Iter\(train\) +\[ *\d+/(\d+)\]')
-KEPT, CLOCK = 'infobatch/kept_ratio', 'infobatch/clock'
-# Iterations, and the ticks of the clock after each; far beyond the last too.
-Points = tuple[Sequence[float], Sequence[float]]
-FAR = 1e9
-AT_ITERATIONS: Points = ([0, FAR], [0, FAR])
+KEPT = 'infobatch/kept_ratio'
+
+# Results by class
+ClassTable = dict[str, dict[str, float]]  # class -> metric -> percent
+
+# As mmseg's IoUMetric prints it: the rows follow an empty message.
+IOU_TABLE = r'per class results:\n.*\n((?:[+|].*\n)+)'
+# As mmengine logs a list: what ends a validation is one line of the log.
+CLASSWISE = r'(?:Epoch|Iter)\(val\) (\[.*_classwise: \[.*)\n'
+PRINTED = re.compile(f'{IOU_TABLE}|{CLASSWISE}')
+LIST = re.compile(r'(?:\S*/)?(\S+)_classwise: \[([^]]*)\]')
+SCALAR = re.compile(r'(IoU)/(.+)')
 
 
 def scalars(work_dir: Path) -> list[Line]:
     """Return the lines of the starts' ``scalars.json``, in order of time."""
-    return [entry.line for entry in _entries(work_dir)]
+    return [entry.line for entry in entries(work_dir)]
 
 
 def validations(work_dir: Path) -> list[Line]:
@@ -68,7 +68,7 @@ def per_class(work_dir: Path) -> dict[int, ClassTable]:
         dict: Place of the validation in :func:`validations` -> class ->
         such as ``{'IoU': .., 'Acc': ..}``, in percent.
     """
-    found = [e for e in _entries(work_dir) if is_validation(e.line)]
+    found = [e for e in entries(work_dir) if is_validation(e.line)]
     return {i: entry.classes for i, entry in enumerate(found) if entry.classes}
 
 
@@ -94,9 +94,9 @@ def rounds(work_dir: Path) -> list[Line]:
         return []
     lines = read_rounds(work_dir)
     start = last_start(work_dir)
-    if not _has_pruned(start) and (entries := _entries_of(start)):
+    if not has_pruned(start) and (found := _entries_of(start)):
         # It may go on without pruning, from before the last of the rounds.
-        first = entries[0].at
+        first = found[0].at
         lines = [n for n in lines if n['iter'] + n.get('iters', 0) <= first]
     return lines
 
@@ -111,14 +111,15 @@ def prunes(work_dir: Path) -> bool:
 
     If not, the records of pruning in the folder are another run's.
     """
-    return any(map(_has_pruned, _starts_of_run(work_dir)))
+    return any(map(has_pruned, starts_of_run(work_dir)))
 
 
-def _has_pruned(start: Path) -> bool:
+def has_pruned(start: Path) -> bool:
+    """Tell whether a start pruned."""
     return any(KEPT in line for line in _lines(start))
 
 
-def _starts_of_run(work_dir: Path) -> list[Path]:
+def starts_of_run(work_dir: Path) -> list[Path]:
     """Return the last start that began a run, and those that went on."""
     last_start(work_dir)  # there must be one
     found: list[Path] = []
@@ -169,92 +170,7 @@ def ranks(work_dir: Path) -> int:
     )
 
 
-def iterations(work_dir: Path) -> list[int]:
-    """Return the iterations that were done before each validation."""
-    found, cfg = _entries(work_dir), config(work_dir)
-    steps = [entry for entry in found if is_validation(entry.line)]
-    if steps and not any(entry.line['step'] for entry in steps):
-        points = clock_points(work_dir) or AT_ITERATIONS
-        ats = [entry.at for entry in steps]
-        return _at_intervals(ats, cfg.train_cfg, points)
-    if not steps or not _steps_are_epochs(cfg):
-        return [entry.at for entry in steps]
-    batch = global_batch(work_dir)
-    ends = {
-        line['round'] + 1: line['iter'] + iters_of(line, batch)
-        for line in rounds(work_dir)
-    }
-    length = epoch_length(work_dir, cfg) or _logged_length(found)
-    epochs = [entry.line['step'] for entry in steps]
-    return [ends.get(epoch, epoch * length) for epoch in epochs]
-
-
-def _at_intervals(
-    ats: Sequence[int], loop: Mapping[str, Any], points: Points
-) -> list[int]:
-    """Return the iterations before validations that did not log them.
-
-    A loop by iterations whose ``LoggerHook`` counts epochs writes none.
-
-    Args:
-        ats (Sequence[int]): Iterations that were logged before each.
-        loop (Mapping): Settings of the loop, which count on the clock.
-        points (Points): Where the clock stood.
-    """
-    interval = loop.get('val_interval', 1000)
-    last = int(np.interp(ats[-1], *points)) // interval + len(ats) + 2
-    dues = np.arange(1, last + 1) * interval
-    dues = np.minimum(dues, loop.get('max_iters', math.inf))
-    # After the iteration in which the clock comes to it, but for rounding.
-    due_at = np.ceil(np.interp(dues, *points[::-1]) - 1e-6)
-    found, place = [], -1
-    for at in ats:
-        place = max(place + 1, int(np.searchsorted(due_at, at)))
-        found.append(int(due_at[place]))
-    return found
-
-
-def clock_points(work_dir: Path) -> Points | None:
-    """Return where the full-data clock stood after some iterations.
-
-    The clock of a stock run is its iterations. Between the rounds of a
-    pruned run it moves evenly; in a round that is under way, as fast as in
-    the one before.
-
-    Returns:
-        Points | None: None of a run of a version that did not record it.
-    """
-    planned = [line for line in scalars(work_dir) if KEPT in line]
-    if not planned:
-        return AT_ITERATIONS
-    if any(CLOCK not in line for line in planned):
-        return None
-    points = {0: 0, **{line['step']: line[CLOCK] for line in planned}}
-    if ended := summary(work_dir):
-        points[ended['iters_run']] = ended['iters_budget']
-    at, clock = map(list, zip(*sorted(points.items()), strict=True))
-    speed = (clock[-1] - clock[-2]) / (at[-1] - at[-2]) if len(at) > 1 else 1
-    return [*at, at[-1] + FAR], [*clock, clock[-1] + FAR * speed]
-
-
-def train_seconds(work_dir: Path) -> list[float]:
-    """Return the training time before each validation, without validations.
-
-    It adds up the logged seconds an iteration, which are means over the last
-    few: an estimate, made in the same way for stock and pruned runs.
-    """
-    trained = [line for line in scalars(work_dir) if is_train(line)]
-    # Without a line of training, no time is known.
-    ends = [0, *(line['iter'] for line in trained)]
-    paces = [line.get('time', math.nan) for line in trained] or [math.nan]
-    seconds = [0, *accumulate(map(operator.mul, np.diff(ends), paces))]
-    at = np.array(iterations(work_dir))
-    # A validation may lie after the last line.
-    after = np.maximum(0, at - ends[-1]) * paces[-1]
-    return (np.interp(at, ends, seconds) + after).tolist()
-
-
-class _Entry(NamedTuple):
+class Entry(NamedTuple):
     """A line of ``scalars.json``."""
 
     line: Line
@@ -269,12 +185,13 @@ class _Entry(NamedTuple):
         return self.at, 1 if is_validation(self.line) else 2
 
 
-def _entries(work_dir: Path) -> list[_Entry]:
-    entries: list[_Entry] = []
-    for start in _starts_of_run(work_dir):
+def entries(work_dir: Path) -> list[Entry]:
+    """Return the lines of a run, in order of time."""
+    found: list[Entry] = []
+    for start in starts_of_run(work_dir):
         if new := _entries_of(start):
-            entries = [e for e in entries if e.place < new[0].place] + new
-    return entries
+            found = [e for e in found if e.place < new[0].place] + new
+    return found
 
 
 def resumes(start: Path) -> bool:
@@ -282,24 +199,22 @@ def resumes(start: Path) -> bool:
     return bool(RESUMES.search(_config_file(start).read_text()))
 
 
-def _entries_of(start: Path) -> list[_Entry]:
+def _entries_of(start: Path) -> list[Entry]:
     lines = _lines(start)
     if HIERARCHY.search(_config_file(start).read_text()):
         lines = [
             {re.sub('^(train|val)/', '', key): line[key] for key in line}
             for line in lines
         ]
-    tables = iter(class_results.printed(log_text(start)))
+    tables = iter(printed_classes(log_text(start)))
     # The step of a validation may be an epoch, which is never larger than
     # the number of iterations.
     ats = accumulate((line['step'] for line in lines), max)
     return [
-        _Entry(
+        Entry(
             line,
             at,
-            class_results.of_validation(line, tables)
-            if is_validation(line)
-            else {},
+            _classes_of(line, tables) if is_validation(line) else {},
         )
         for line, at in zip(lines, ats, strict=True)
     ]
@@ -326,46 +241,59 @@ def _lines(start: Path) -> list[Line]:
     return read_json_lines(start / 'vis_data/scalars.json')
 
 
-def _steps_are_epochs(cfg: Config) -> bool:
-    logger = cfg.get('default_hooks', {}).get('logger') or {}
-    by_epoch = logger.get('log_metric_by_epoch', True)
-    return by_epoch and 'max_epochs' in cfg.train_cfg
+# Results by class: mmseg prints a table, mmpretrain lists without names
 
 
-def epoch_length(work_dir: Path, cfg: Config) -> int | None:
-    """Return the iterations of an epoch of a stock run, from its log.
+def _classes_of(
+    line: Mapping[str, Any], tables: Iterator[ClassTable]
+) -> ClassTable:
+    """Return the results by class of a validation: the next in the log.
 
-    That of a pruned run that was resumed may begin with what was left of a
-    round, so those of starts that did not prune come first.
+    Args:
+        line (dict): Its line of ``scalars.json``, which may hold them too.
+        tables (Iterator): What :func:`printed_classes` finds in the log.
     """
-    for start in sorted(_starts_of_run(work_dir)[::-1], key=_has_pruned):
-        text = log_text(start)
-        if found := EPOCH.search(text):
-            return int(found[1])
-        if found := ALL.search(text):
-            return int(found[1]) // cfg.train_cfg.max_epochs
-    return None
+    return next(tables, {}) or classes_in(line)
 
 
-def _logged_length(entries: Sequence['_Entry']) -> int:
-    """Return the iterations of an epoch of a stock run, from its lines.
-
-    The first line of each epoch comes equally late in it.
-    """
-    trained = [entry.line for entry in entries if is_train(entry.line)]
-    if 'epoch' not in trained[-1]:  # validated at the end of one of them
-        ended = [e for e in entries if is_validation(e.line)]
-        return max(e.at // e.line['step'] for e in ended)
-    firsts = {line['epoch']: line['iter'] for line in reversed(trained)}
-    first, last = min(firsts), max(firsts)
-    if first == last:
-        return trained[-1]['iter'] // last
-    return (firsts[last] - firsts[first]) // (last - first)
+def printed_classes(log: str) -> list[ClassTable]:
+    """Return the tables that a log holds, one for each validation."""
+    return [
+        _iou_table(table) if table else _lists(lists)
+        for table, lists in PRINTED.findall(log)
+    ]
 
 
-def iters_of(line: Line, batch: int) -> int:
-    """Return the iterations of a round.
+def _iou_table(text: str) -> ClassTable:
+    rows = [line for line in text.splitlines() if line.startswith('|')]
+    width = rows[0].count('|') - 2 if rows else 0
+    cells = [
+        # The name of a class, which comes first, may have one too.
+        [cell.strip() for cell in row[1:-1].rsplit('|', width)]
+        for row in rows
+    ]
+    (_, *metrics), *classes = cells
+    return {
+        name: dict(zip(metrics, map(float, values), strict=True))
+        for name, *values in classes
+    }
 
-    Versions that did not write them had but full batches, unless asked.
-    """
-    return line.get('iters') or math.ceil(line['kept'] / batch)
+
+def _lists(text: str) -> ClassTable:
+    """Read lists with a number for each class; classes are numbered."""
+    table: ClassTable = {}
+    for metric, values in LIST.findall(text):
+        for index, value in enumerate(values.split(', ')):
+            table.setdefault(str(index), {})[metric] = _number(value)
+    return table
+
+
+def _number(text: str) -> float:
+    # What no image was predicted to be has no precision.
+    return math.nan if text == 'None' else float(text)
+
+
+def classes_in(line: Mapping[str, Any]) -> ClassTable:
+    """Return what the line of a validation holds for each class."""
+    found = ((SCALAR.fullmatch(key), value) for key, value in line.items())
+    return {match[2]: {match[1]: value} for match, value in found if match}
