@@ -240,6 +240,8 @@ def complete(cfg_file):
         ['--no-pin-memory'],
         ['--no-persistent-workers'],
         ['--cfg-options', 'resume=True', 'load_from=other.pth'],
+        ['--resume', '--cfg-options', 'load_from=other.pth'],
+        ['--amp', '--cfg-options', 'optim_wrapper.loss_scale=512.'],
     ],
     ids=' '.join,
 )

@@ -272,6 +272,22 @@ def test_a_rate_that_decays_by_a_factor_ends_where_it_did(scheduler, share):
         assert short == pytest.approx(full, rel=0.05)
 
 
+@pytest.mark.parametrize('share', [0.3, 0.62, 0.7, 0.78])
+def test_periods_end_with_the_schedule(share):
+    """Each rounded by itself would leave the last one unfinished."""
+    train = dict(max_epochs=100, val_interval=1)
+    restart = dict(
+        type='CosineRestartLR',
+        periods=[25] * 4,
+        restart_weights=[1] * 4,
+        eta_min=0.0,
+    )
+    cfg = Config(dict(train_cfg=train, param_scheduler=[restart]))
+    stretch(cfg, share)
+    assert sum(cfg.param_scheduler[0].periods) == cfg.train_cfg.max_epochs
+    assert rates(cfg)[-1] < 0.05
+
+
 def test_the_default_factor_of_a_decay():
     train = dict(max_epochs=10, val_interval=1)
     steps = [dict(type='StepLR', step_size=5), dict(type='ExponentialLR')]
@@ -297,11 +313,13 @@ def test_what_hooks_count_is_stretched():
         dict(type='EMAHook', begin_epoch=250),
         dict(type='EMAHook', begin_iter=1000),
         dict(type='SwitchRecipeHook', schedule=switch),
+        dict(type='YOLOXModeSwitchHook', num_last_epochs=15),
     ]
     cfg = Config(dict(train_cfg=train, custom_hooks=hooks))
     stretch(cfg, 0.7, of_iters=1.0)
     assert cfg.train_cfg.dynamic_intervals == [(196, 1)]
-    epochs, iters, recipe = cfg.custom_hooks
+    epochs, iters, recipe, mode = cfg.custom_hooks
+    assert mode.num_last_epochs == 10
     assert (epochs.begin_epoch, iters.begin_iter) == (175, 1000)
     assert [each.action_epoch for each in recipe.schedule] == [None, 196]
 
@@ -434,6 +452,28 @@ def test_small_batches_in_iterations_by_a_scheduler_of_epochs():
         2000,
     )
     assert cfg.param_scheduler[0].milestones == [5, 8]
+
+
+@pytest.mark.parametrize('samples', [60, 80, 367, 1537])
+@pytest.mark.parametrize('ends', ['whole', 'few'])
+def test_schedules_by_iterations_are_those_of_the_small_batches(samples, ends):
+    """In an epoch run, whose epochs have a smaller last batch."""
+    steps = -(-samples // 16) * 20
+    end = steps if ends == 'whole' else steps // 4
+    cfg = copy.deepcopy(EPOCHS)
+    cfg.param_scheduler = [
+        dict(type='PolyLR', begin=0, end=end, by_epoch=False),
+        dict(type='OneCycleLR', total_steps=end, by_epoch=False),
+        dict(type='ExponentialLR', gamma=0.9, convert_to_iter_based=True),
+    ]
+    cfg = change(arms.small_batch(), cfg, Budget(0.73, 0.0, samples=samples))
+    loader, (poly, cycle, decay) = cfg.train_dataloader, cfg.param_scheduler
+    batches, rest = divmod(samples, loader.batch_size)
+    batches += bool(rest) and not loader.get('drop_last')
+    made = batches * cfg.train_cfg.max_epochs
+    assert poly['end'] == cycle['total_steps'] == round(end * made / steps)
+    # Stepped in each iteration, it ends where that of the full run does.
+    assert decay['gamma'] ** made == pytest.approx(0.9**steps)
 
 
 def test_small_batches_of_whole_epochs_have_the_steps_of_the_full_run():
@@ -1802,13 +1842,32 @@ def test_a_run_that_was_killed_goes_on_at_the_next_command(desk):
     assert 'better than short.' in out
 
 
-def test_a_run_that_ended_by_itself_is_not_trained_again(desk):
+def test_a_run_that_ended_by_itself_is_not_trained_again(desk, monkeypatch):
     """As after this process alone was killed: the run had gone on."""
-    desk.give('--arms', 'full', '--seeds', 1)
-    (desk.folder / 'work/cells.jsonl').unlink()
-    desk.starts()
-    assert 'One seed: no verdict.' in desk.give('--arms', 'full', '--seeds', 1)
+    one = '--arms', 'full', '--seeds', 1
+    with monkeypatch.context() as patch:
+        patch.setattr(running, 'append_result', lambda *_: None)
+        patch.setattr(running, 'forget', lambda *_: None)
+        desk.give(*one)
+    assert desk.starts() == ['full 0', 'infobatch 0', 'work probe']
+    assert 'One seed: no verdict.' in desk.give(*one)
     assert desk.starts() == []
+
+
+@pytest.mark.parametrize('killed', [None, ['full', '0']])
+def test_a_result_that_was_deleted_is_made_anew(desk, killed):
+    """As after labels were mended, which the config does not tell."""
+    one = '--arms', 'full', '--seeds', 1
+    desk.plan(metrics=dict(mIoU=1.0), values=VALUES, killed=killed)
+    desk.give(*one, status=int(bool(killed)))
+    if killed:
+        desk.give(*one)
+    (desk.folder / 'work/cells.jsonl').unlink()
+    mended = {arm: [value + 9 for value in VALUES[arm]] for arm in VALUES}
+    desk.plan(metrics=dict(mIoU=1.0), values=mended, size=120)
+    desk.starts()
+    assert 'full-s0: mIoU 79.10' in desk.give(*one)
+    assert desk.starts() == ['full 0', 'infobatch 0']
 
 
 def test_another_number_of_processes_is_refused(desk):

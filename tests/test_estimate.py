@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+import time
 
 import light
 import numpy as np
@@ -13,8 +14,9 @@ import pytest
 import torch
 import toys
 from mmcv.transforms import LoadAnnotations, RandomFlip
+from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.registry import DATASETS
+from mmengine.registry import DATASETS, MODELS
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from infobatch_mm import InfoBatchHook, estimate
@@ -255,6 +257,39 @@ def test_samples_and_processes_can_be_given(stock, capsys):
     assert rows[0][4:6] == ['800', '6,400']
 
 
+@pytest.mark.parametrize(
+    'kind, expected',
+    [
+        (dict(type='RepeatDataset', times=3), 2400),
+        (dict(type='ConcatDataset'), 800),
+        (dict(type='ClassBalancedDataset', oversample_thr=0.1), None),
+        (dict(type='KFoldDataset', num_splits=4), None),
+    ],
+)
+def test_given_samples_are_those_within_a_wrapper(kind, expected):
+    inner = dict(type='LightData', size=9)
+    if kind['type'] == 'ConcatDataset':  # of those of all its parts
+        inner = [inner, inner]
+    wrapped = dict(type='IndexedDataset', dataset=dict(kind, dataset=inner))
+    if expected:
+        assert command.repeated(wrapped, 800) == expected
+        return
+    with pytest.raises(ValueError, match=f'800 does not .* {kind["type"]}'):
+        command.repeated(wrapped, 800)
+
+
+def test_samples_that_are_repeated(stock, tmp_path, capsys):
+    cfg = Config.fromfile(stock)
+    inner = cfg.train_dataloader.dataset
+    cfg.train_dataloader.dataset = dict(
+        type='RepeatDataset', times=5, dataset=inner
+    )
+    cfg.dump(path := tmp_path / 'repeated.py')
+    given = say(capsys, str(path), '--samples', '24')
+    assert given == say(capsys, str(path))
+    assert '120 samples' in given[0]
+
+
 def test_a_pilot_trains_some_rounds(stock, tmp_path, capsys):
     before = sorted(tmp_path.rglob('*'))
     text, rows = say(capsys, stock, '--pilot', '2')
@@ -308,13 +343,32 @@ def test_a_pilot_without_a_finite_score_is_named(tmp_path):
 
 
 @pytest.mark.parametrize('kept', [24, 25])
-def test_a_pilot_is_as_fast_as_its_full_batches(kept, monkeypatch):
+def test_a_pilot_is_as_fast_as_its_full_batches(kept):
     """Of a loop by iterations a full round may leave a remainder out."""
     rounds = [
         dict(iter=0, seconds=60.0, total=25, kept=kept, drawn=25),
         dict(iter=6, seconds=6.0, total=25, kept=12, drawn=12),
     ]
-    assert pilot._pace(rounds, 12) == 10.0
+    found = pilot.Pilot(torch.rand(25), rounds, [10.0, 1.0], 12)
+    assert found.seconds == 10.0
+
+
+@MODELS.register_module()
+class SlowToBegin(light.LightModel):
+    def forward(self, *args, **kwargs):
+        if not hasattr(self, 'begun'):
+            self.begun = time.sleep(1.5)
+        return super().forward(*args, **kwargs)
+
+
+def test_a_start_is_not_taken_for_the_pace(tmp_path):
+    """Of six iterations the first takes as long as a start."""
+
+    loop = dict(type='InfoBatchIterBasedTrainLoop', max_iters=40)
+    cfg = light.config(tmp_path, loop)
+    cfg.model.type = 'SlowToBegin'
+    found = pilot.fly(cfg, 2)
+    assert len(found.paces) == 2 and found.seconds < 0.1
 
 
 @pytest.mark.parametrize(
@@ -571,7 +625,7 @@ def test_with_drop_last_each_rank_drops_its_own(total, iters):
 
 
 def test_scores_of_a_pilot_stand_for_samples_without_one():
-    found = pilot.Pilot(torch.rand(95)[torch.randperm(95)], [], 0.0, 0)
+    found = pilot.Pilot(torch.rand(95)[torch.randperm(95)], [], [], 0)
     ((share, scores),) = command.cases(100, found)
     assert len(scores) == 100 and set(scores.tolist()) == set(
         found.scores.tolist()

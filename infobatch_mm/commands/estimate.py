@@ -15,6 +15,7 @@ from .. import estimate
 from ..config import enable, hook_settings
 from ..estimate import Budget, Case, Row
 from ..hook import InfoBatchHook
+from ..host.types import type_name
 from ..pacing import PACINGS, SMALLER_BATCHES, Dealing
 from ..pruning import NoPruningPolicy, PruningPolicy
 from ..pruning.registry import build_policy
@@ -33,15 +34,16 @@ EPILOG = """\
 What is exact: QuantilePolicy, RandomPolicy and any policy that is told what to
 keep (policy.keep=0.7) keep the same share whatever the scores are, so their
 iterations are those that a run will have (unless scores are tied, or missing:
-in a run by iterations, the remainder of the first pass that makes no whole
-batch has no score in the second round, and is kept). InfoBatchPolicy without
-keep prunes below the mean, and which share of the samples that is shows only
-in training: there is a line for each of 50, 70 and 90 %, and with --pilot one
-for the scores of your data after so many rounds, which may change later. There
-is a table for each pacing, unless the config or an option asks for one. With
-smaller_batches a run has the iterations of the stock run, with fewer samples
-each; how much less time such a step takes depends on the device, so no hours
-are given. What pruning costs in accuracy, nothing here says.
+in a run by iterations, or with drop_last, the remainder of the first pass that
+makes no whole batch has no score in the second round, and is kept).
+InfoBatchPolicy without keep prunes below the mean, and which share of the
+samples that is shows only in training: there is a line for each of 50, 70 and
+90 %, and with --pilot one for the scores of your data after so many rounds,
+which may change later. There is a table for each pacing, unless the config or
+an option asks for one. With smaller_batches a run has the iterations of the
+stock run, with fewer samples each; how much less time such a step takes
+depends on the device, so no hours are given. What pruning costs in accuracy,
+nothing here says.
 """
 
 
@@ -69,8 +71,9 @@ def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
         '--samples',
         type=running.positive,
         metavar='N',
-        help='samples of the training data set (default: count them, for '
-        'which it has to be there)',
+        help='samples of the training data set, each counted once where a '
+        'RepeatDataset repeats them (default: count them, for which it has '
+        'to be there)',
     )
     parser.add_argument(
         '--pilot',
@@ -101,6 +104,25 @@ def count_samples(cfg: Config) -> int:
             'the training data set cannot be listed here '
             f'({type(error).__name__}: {error}); give --samples N instead'
         ) from error
+
+
+def repeated(dataset: Mapping[str, Any], samples: int) -> int:
+    """Return the length of a data set, within which one has some samples.
+
+    Raises:
+        ValueError: If that depends on what the samples are.
+    """
+    inner = dataset.get('dataset')
+    if not isinstance(inner, Mapping):
+        return samples
+    kind = type_name(dataset)
+    if kind in ('ClassBalancedDataset', 'KFoldDataset'):
+        raise ValueError(
+            f'--samples {samples} does not tell how long the {kind} of the '
+            'config is. Leave it out, to have its samples counted'
+        )
+    times = dataset['times'] if kind == 'RepeatDataset' else 1
+    return times * repeated(inner, samples)
 
 
 def budget_of(cfg: Config, gpus: int, samples: int) -> Budget:
@@ -290,7 +312,11 @@ def report(
     cfg: Config, args: argparse.Namespace, found: pilot.Pilot | None
 ) -> None:
     """Print the estimate of a pruned config."""
-    budget = budget_of(cfg, args.gpus, args.samples or count_samples(cfg))
+    if args.samples:
+        samples = repeated(cfg.train_dataloader.dataset, args.samples)
+    else:
+        samples = count_samples(cfg)
+    budget = budget_of(cfg, args.gpus, samples)
     settings = hook_settings(cfg)
     hook = InfoBatchHook(**settings)
     made = policies(settings, hook.delta)

@@ -1,10 +1,13 @@
 """A pilot: the first rounds of a run, for their scores alone."""
 
+import statistics
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
+import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from torch import Tensor
@@ -25,17 +28,48 @@ class Pilot(NamedTuple):
 
     scores: Tensor  # of the samples that have one, float32
     rounds: list[Line]
-    seconds: float  # of an iteration with a full batch
+    paces: list[float]  # seconds of an iteration in each round, the median
     iters: int
+
+    @property
+    def seconds(self) -> float:
+        """float: Seconds of an iteration, in rounds that use all data."""
+        both = zip(self.paces, self.rounds, strict=True)
+        full = [pace for pace, line in both if not is_pruned(line)]
+        return sum(full) / len(full)
 
 
 class _StopAfter(Hook):
-    """End a run after some rounds, as early stopping would."""
+    """Time iterations, and end a run after some rounds.
+
+    It ends as by early stopping. The first iterations, with all that a start
+    takes, are not timed.
+    """
 
     priority = 'LOWEST'
 
     def __init__(self, hook: InfoBatchHook, rounds: int) -> None:
         self.hook, self.rounds = hook, rounds
+        self.seconds: list[list[float]] = [[] for _ in range(rounds)]
+
+    def before_train(self, runner: Any) -> None:
+        """Begin to time."""
+        self.began = time.perf_counter()
+
+    def after_train_iter(self, runner: Any, *_: Any, **__: Any) -> None:
+        """Note what an iteration took, its data included."""
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        now = time.perf_counter()
+        self.seconds[self.hook.round].append(now - self.began)
+        self.began = now
+
+    @property
+    def paces(self) -> list[float]:
+        """list[float]: The median seconds of an iteration in each round."""
+        first, *others = self.seconds
+        timed = first[2:] or first, *others
+        return [statistics.median(each) for each in timed if each]
 
     def after_train_round(self, runner: Any) -> None:
         """Stop a run by iterations."""
@@ -56,7 +90,8 @@ def fly(cfg: Config, rounds: int) -> Pilot:
     with TemporaryDirectory() as folder:
         runner = running.build_runner(_alone(cfg, folder))
         hook = next(h for h in runner.hooks if isinstance(h, InfoBatchHook))
-        runner.register_hook(_StopAfter(hook, rounds), priority='LOWEST')
+        times = _StopAfter(hook, rounds)
+        runner.register_hook(times, priority='LOWEST')
         runner.train()
         scores = hook.board.scores.cpu()
         planned, iters = read_rounds(Path(folder)), runner.iter
@@ -67,23 +102,7 @@ def fly(cfg: Config, rounds: int) -> Pilot:
                 'losses are NaN or infinite, as when the learning rate is '
                 'too large'
             )
-        return Pilot(scores, planned, _pace(planned, iters), iters)
-
-
-def _pace(rounds: list[Line], iters: int) -> float:
-    """Return the seconds of an iteration in rounds that use all data."""
-    paces = _paces(rounds, iters)
-    full = [p for p, r in zip(paces, rounds, strict=True) if not is_pruned(r)]
-    return sum(full) / len(full)
-
-
-def _paces(rounds: list[Line], iters: int) -> list[float]:
-    """Return the seconds of an iteration in each round."""
-    begins = [*(line['iter'] for line in rounds), iters]
-    return [
-        line['seconds'] / max(1, end - line['iter'])
-        for line, end in zip(rounds, begins[1:], strict=True)
-    ]
+        return Pilot(scores, planned, times.paces, iters)
 
 
 def lines(found: Pilot) -> Iterator[str]:
@@ -92,8 +111,7 @@ def lines(found: Pilot) -> Iterator[str]:
         f'Pilot: {len(found.rounds)} rounds, {found.iters:,} iterations of '
         f'{found.seconds:.3g} s with a full batch in this process.'
     )
-    paces = _paces(found.rounds, found.iters)
-    for line, pace in zip(found.rounds, paces, strict=True):
+    for line, pace in zip(found.rounds, found.paces, strict=True):
         share = line['kept'] / line['total']
         yield (
             f'  round {line["round"]}: kept {share:.1%}, {pace:.3g} s an '

@@ -2,7 +2,7 @@
 
 import argparse
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -157,14 +157,24 @@ def enable_amp(cfg: Config) -> None:
         )
         return
     cfg.optim_wrapper.type = 'AmpOptimWrapper'
-    cfg.optim_wrapper.loss_scale = 'dynamic'
+    if not running.is_mmpretrain(cfg):  # whose tool leaves what is set
+        cfg.optim_wrapper.loss_scale = 'dynamic'
+    cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
 
 
-def set_resume(cfg: Config, resume: str | None) -> None:
+def set_resume(
+    cfg: Config, resume: str | None, options: Mapping[str, Any] | None = None
+) -> None:
     """Say where a run goes on from, as the tool of its package does.
 
     mmseg's ignores what the config says of `resume`, and leaves `load_from`
-    as it is; mmpretrain's does neither.
+    as it is; mmpretrain's does neither, but for what is set on the command
+    line.
+
+    Args:
+        cfg (Config): The config, changed in place.
+        resume (str | None): The value of --resume.
+        options (Mapping | None): Those of --cfg-options.
     """
     if resume is None:
         cfg.resume = running.is_mmpretrain(cfg) and cfg.get('resume', False)
@@ -172,7 +182,7 @@ def set_resume(cfg: Config, resume: str | None) -> None:
     cfg.resume = True
     if resume != 'auto':
         cfg.load_from = resume
-    elif running.is_mmpretrain(cfg):
+    elif running.is_mmpretrain(cfg) and 'load_from' not in (options or {}):
         cfg.load_from = None
 
 
@@ -249,7 +259,7 @@ def load_config(args: argparse.Namespace) -> Config:
     running.check_family(cfg, args, MMPRETRAIN_FLAGS)
     if args.amp:
         enable_amp(cfg)
-    set_resume(cfg, args.resume)
+    set_resume(cfg, args.resume, args.cfg_options)
     check_resume(cfg, args)
     follow_moved(cfg)
     if running.is_mmpretrain(cfg):

@@ -173,6 +173,17 @@ def short_lr() -> Arm:
     return Arm(change, at_cost_of='infobatch', words=words)
 
 
+def steps_of_epoch(loader: Mapping[str, Any], samples: int) -> float:
+    """Return the steps of an epoch; of an unknown number of samples, of one.
+
+    On several ranks they are some times fewer.
+    """
+    if not samples:
+        return 1 / loader['batch_size']
+    given = samples_of_epoch(loader, samples)
+    return -(-given // loader['batch_size'])
+
+
 def _small_batch(cfg: Config, budget: Budget, seed: int) -> Config:
     loader, share = cfg.train_dataloader, budget.share
     full = loader.batch_size
@@ -182,6 +193,7 @@ def _small_batch(cfg: Config, budget: Budget, seed: int) -> Config:
             'smaller; leave the arm small-batch out'
         )
     by_epoch, batches = is_epoch_based(cfg), loader.get(NUM_BATCHES)
+    of_full = steps_of_epoch(loader, budget.samples)
     if by_epoch and not batches:
         if budget.samples:  # in its epochs no remainder is dropped
             dropped = samples_of_epoch(loader, budget.samples)
@@ -203,7 +215,8 @@ def _small_batch(cfg: Config, budget: Budget, seed: int) -> Config:
     else:
         if budget.samples % loader.batch_size == 1:
             loader.drop_last = True  # batch norm cannot train on one sample
-        stretch(cfg, share, of_iters=share / shrunk)
+        more = steps_of_epoch(loader, budget.samples) / of_full
+        stretch(cfg, share, of_iters=share * more)
     scaling = cfg.get('auto_scale_lr') or {}
     if scaling.get('enable'):
         scaling['base_batch_size'] *= shrunk  # the learning rate stays

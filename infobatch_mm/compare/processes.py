@@ -21,6 +21,8 @@ from .cells import Study
 from .parts import PROBE_FILE, PROBE_ITERS, ProbeHook
 from .setup import config_hash, stock_config
 
+DIGEST_FILE = 'cell.digest'
+
 # How and where
 
 
@@ -147,6 +149,14 @@ def train(
             )
 
 
+def forget(work_dir: Path) -> None:
+    """Let no later run take a folder's for its own: its result is recorded.
+
+    Who deletes that record wants another, on other data or of other code.
+    """
+    (work_dir / DIGEST_FILE).unlink(missing_ok=True)
+
+
 def failure_text(work_dir: Path) -> str:
     """Say what a run that has failed said last, and where the rest is."""
     log = work_dir / 'run.log'
@@ -190,7 +200,7 @@ def write_config(
         resumed, if any.
     """
     work_dir.mkdir(parents=True, exist_ok=True)
-    config_file, digest_file = work_dir / 'cell.py', work_dir / 'cell.digest'
+    config_file, digest_file = work_dir / 'cell.py', work_dir / DIGEST_FILE
     last = work_dir / 'last_checkpoint'
     digest = config_hash(cfg)
     if study.processes > 1:

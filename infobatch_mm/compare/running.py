@@ -28,7 +28,7 @@ from .cells import (
     share_of,
 )
 from .parts import COSTS_FILE
-from .processes import Place, failure_text, places_of, train
+from .processes import Place, failure_text, forget, places_of, train
 from .setup import config_hash, samples_budget
 
 # What is kept of each round.
@@ -82,6 +82,7 @@ def run_all(
                         continue
                     result = future.result()
                     append_result(study.results, result)
+                    forget(study.folder(cell))
                     finished.setdefault(cell.arm, {})[cell.seed] = result
                     yield cell, result
         finally:

@@ -3,8 +3,9 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from copy import deepcopy
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +30,6 @@ EDGES = (
     'total_steps',
     'step_size',
     'milestones',
-    'periods',
 )
 # Settings of hooks that are counted in them.
 HOOK_EDGES = (
@@ -38,6 +38,8 @@ HOOK_EDGES = (
     'action_epoch',  # mmpretrain's SwitchRecipeHook
     'action_iter',
     'switch_epoch',  # mmdetection's hooks
+    'num_last_epochs',
+    'warmup_epochs',
 )
 
 
@@ -181,13 +183,27 @@ def stretch(
     of_epochs = ratio if of_epochs is None else of_epochs
     for scheduler in schedulers_of(cfg):
         by_iter = not scheduler.get('by_epoch', True)
-        _stretch_scheduler(scheduler, of_iters if by_iter else of_epochs)
+        steps_by_iter = by_iter or scheduler.get('convert_to_iter_based')
+        _stretch_scheduler(
+            scheduler,
+            of_iters if by_iter else of_epochs,
+            of_steps=of_iters if steps_by_iter else of_epochs,
+        )
     hooks = [*(cfg.get('custom_hooks') or [])]
     hooks += (cfg.get('default_hooks') or {}).values()
     _stretch_hooks(hooks, of_epochs, of_iters)
 
 
-def _stretch_scheduler(scheduler: dict[str, Any], factor: float) -> None:
+def _stretch_scheduler(
+    scheduler: dict[str, Any], factor: float, *, of_steps: float
+) -> None:
+    """Stretch a scheduler.
+
+    Args:
+        scheduler (dict): Its config, changed in place.
+        factor (float): On what its settings count in.
+        of_steps (float): On how often it is stepped.
+    """
     begin, end = scheduler.get('begin', 0), scheduler.get('end')
     length = None if end is None else end - begin
     is_whole = length is not None and scheduler.get('T_max') == length
@@ -195,6 +211,8 @@ def _stretch_scheduler(scheduler: dict[str, Any], factor: float) -> None:
     for edge in EDGES:
         if edge in scheduler:
             scheduler[edge] = _scaled(scheduler[edge], factor)
+    if 'periods' in scheduler:  # one after another
+        scheduler['periods'] = _scaled_periods(scheduler['periods'], factor)
     if length:
         _keep_steps(scheduler, length)
     if is_whole:
@@ -202,7 +220,7 @@ def _stretch_scheduler(scheduler: dict[str, Any], factor: float) -> None:
     # What decays by a factor at each step, or each few, reaches the same end.
     power = 1.0
     if type_name(scheduler).startswith('Exponential'):
-        power = 1 / factor
+        power = 1 / of_steps
     elif old_step:
         power = scheduler['step_size'] / (old_step * factor)
     if abs(power - 1) > 1e-9:
@@ -261,6 +279,13 @@ def _scaled(edge: Any, factor: float) -> Any:
     if isinstance(edge, (list, tuple)):
         return [_scaled(each, factor) for each in edge]
     return max(1, round(edge * factor)) if edge > 0 else edge
+
+
+def _scaled_periods(periods: Sequence[int], factor: float) -> list[int]:
+    """Stretch periods so that each ends where it should."""
+    ends = [0, *accumulate(periods)]
+    ends = [round(end * factor) for end in ends]
+    return [max(1, end - begin) for begin, end in pairwise(ends)]
 
 
 def is_epoch_based(cfg: Config) -> bool:
