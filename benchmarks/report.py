@@ -74,8 +74,7 @@ SUMMARY_ROWS = {
     'camvid': 'CamVid, SGD, not tuned',
     'camvid-adamw': 'CamVid, AdamW',
     'cifar10-finetune-tuned': 'CIFAR-10, fine-tuned',
-    'cifar10-tuned-gpu': 'CIFAR-10, SGD',
-    'cifar10-tuned-float32': 'CIFAR-10, SGD, on a CPU',
+    'cifar10-tuned-float32': 'CIFAR-10, SGD',
     'cifar10-tuned': 'CIFAR-10, SGD, in bfloat16',
     'cifar10-long': 'CIFAR-10, SGD, 10x as long',
     'cifar10': 'CIFAR-10, SGD, not tuned',
@@ -90,7 +89,8 @@ SUMMARY_ROWS = {
 # can look free, what answers a question of its own, and what lacks arms.
 DETAILS = {'digits', 'digits-near0-three', 'digits-rare', 'digits-dice'}
 DETAILS |= {'camvid', 'cifar10', 'cifar10-lars', 'cifar10-lamb'}
-DETAILS |= {'cifar10-tuned-gpu', 'cifar10-lars-tuned', 'cifar10-lamb-tuned'}
+DETAILS |= {'cifar10-lars-tuned', 'cifar10-lamb-tuned'}
+DETAILS |= {'camvid-finetune-sgd-tuned'}
 # Those with a picture.
 DRAWN = ('digits', 'digits-tuned', 'camvid')
 

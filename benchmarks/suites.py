@@ -170,7 +170,6 @@ SUITES: dict[str, Setup] = MAP | {
     'camvid-finetune': FINETUNED_CAMVID,
     'camvid-finetune-sgd': FINETUNED_CAMVID_SGD,
     'cifar10-tuned': tuned_to(FAST_CIFAR, 32, 0.1),
-    'cifar10-tuned-gpu': tuned_to(FAST_CIFAR, 32, 0.1),  # in float32 there
     'cifar10-tuned-float32': tuned_to(in_float32(FAST_CIFAR), 32, 0.1),
     'cifar10-adamw-tuned': tuned_to(in_float32(ADAMW_CIFAR), 32, 0.004),
     'cifar10-lars-tuned': tuned_to(in_float32(LARS_CIFAR), 128, 4.8),

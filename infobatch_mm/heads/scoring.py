@@ -202,9 +202,9 @@ def _is_per_image(
     """Tell whether a list holds one item an image, and not one a layer.
 
     So it is with data samples, and with what is named as mmdet names what it
-    has of each image (``batch_img_metas``, ...). Of the others as long as the
-    batch those are of layers whose tensors hold the batch, and those of
-    numbers and names are settings.
+    has of each image (``batch_img_metas``, ...). Of others as long as the
+    batch, those with gradient are of layers, each of which holds the batch,
+    and those of numbers and names are settings.
 
     Raises:
         ValueError: If it may be either.
