@@ -363,7 +363,6 @@ class SlowToBegin(light.LightModel):
 
 def test_a_start_is_not_taken_for_the_pace(tmp_path):
     """Of six iterations the first takes as long as a start."""
-
     loop = dict(type='InfoBatchIterBasedTrainLoop', max_iters=40)
     cfg = light.config(tmp_path, loop)
     cfg.model.type = 'SlowToBegin'

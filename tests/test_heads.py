@@ -847,13 +847,11 @@ def test_what_another_loss_has_weighted_is_refused(what):
     points, samples = batch()
     (keeping, other), ledger = two_heads(Keeping)
     keeping.loss_by_feat(keeping.fc(points), samples)
-    given = keeping.kept
-    if what != 'itself':
-        given = other.fc(points) + (2 * given).softmax(1)
+    kept, own = keeping.kept, other.fc(points)
     if what == 'detached':
-        given = other.fc(points) + keeping.kept.detach()
-        other.loss_by_feat(given, samples)
+        other.loss_by_feat(own + kept.detach(), samples)
         return
+    given = kept if what == 'itself' else own + (2 * kept).softmax(1)
     with pytest.raises(ValueError, match='LightHead is given a tensor that'):
         other.loss_by_feat(given, samples)
     assert not ledger.is_within

@@ -481,22 +481,19 @@ def test_a_silent_head_that_trains_is_an_error(tmp_path):
 
 @MODELS.register_module()
 class TwoHeads(light.LightModel):
-    """Two heads, of which one knows the other, or what it has weighted."""
+    """Two heads, of which the second is given what the first has weighted."""
 
-    def __init__(self, way, **kwargs):
+    def __init__(self, **kwargs):
         super().__init__(**kwargs)
-        self.way = way
         self.second = attach(light.LightHead())
 
     def forward(self, inputs, data_samples, mode):
         if mode != 'loss':
             return super().forward(inputs, data_samples, mode)
         points, (first, second) = torch.stack(inputs), (self.head, self.second)
-        logits, own = first.fc(points), second.fc(points)
-        losses = first.loss_by_feat(logits, data_samples)
-        if self.way == 'kept':
-            own = own + first.kept
-        more = second.loss_by_feat(own, data_samples)
+        losses = first.loss_by_feat(first.fc(points), data_samples)
+        logits = second.fc(points) + first.kept
+        more = second.loss_by_feat(logits, data_samples)
         return dict(loss_first=losses['loss_ce'], loss_second=more['loss_ce'])
 
 
@@ -510,7 +507,7 @@ class Keeping(light.LightHead):
 def test_what_two_losses_weight_is_refused(tmp_path, monkeypatch, unweighted):
     monkeypatch.setattr(light, 'LightHead', Keeping)
     cfg = light.config(tmp_path, LOOP, samples=24)
-    cfg.model = dict(type='TwoHeads', way='kept')
+    cfg.model = dict(type='TwoHeads')
     if unweighted == 'prunes nothing':
         cfg.custom_hooks[0].policy = dict(type='NoPruningPolicy')
         toys.train(cfg)
