@@ -1,18 +1,17 @@
 """A pilot: the first rounds of a run, for their scores alone."""
 
 import statistics
-import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-import torch
 from mmengine.config import Config
-from mmengine.hooks import Hook
 from torch import Tensor
 
 from ..compare.cells import is_pruned
+from ..compare.parts import TimesHook
 from ..hook import InfoBatchHook
 from ..records import SCORE_EDGES, Line, read_rounds, score_histogram
 from . import running
@@ -39,37 +38,12 @@ class Pilot(NamedTuple):
         return sum(full) / len(full)
 
 
-class _StopAfter(Hook):
-    """Time iterations, and end a run after some rounds.
-
-    It ends as by early stopping. The first iterations, with all that a start
-    takes, are not timed.
-    """
-
-    priority = 'LOWEST'
+class _StopAfter(TimesHook):
+    """Time a run, and end it after some rounds, as early stopping would."""
 
     def __init__(self, hook: InfoBatchHook, rounds: int) -> None:
+        super().__init__()
         self.hook, self.rounds = hook, rounds
-        self.seconds: list[list[float]] = [[] for _ in range(rounds)]
-
-    def before_train(self, runner: Any) -> None:
-        """Begin to time."""
-        self.began = time.perf_counter()
-
-    def after_train_iter(self, runner: Any, *_: Any, **__: Any) -> None:
-        """Note what an iteration took, its data included."""
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        now = time.perf_counter()
-        self.seconds[self.hook.round].append(now - self.began)
-        self.began = now
-
-    @property
-    def paces(self) -> list[float]:
-        """list[float]: The median seconds of an iteration in each round."""
-        first, *others = self.seconds
-        timed = first[2:] or first, *others
-        return [statistics.median(each) for each in timed if each]
 
     def after_train_round(self, runner: Any) -> None:
         """Stop a run by iterations."""
@@ -102,7 +76,22 @@ def fly(cfg: Config, rounds: int) -> Pilot:
                 'losses are NaN or infinite, as when the learning rate is '
                 'too large'
             )
-        return Pilot(scores, planned, times.paces, iters)
+        return Pilot(scores, planned, paces(planned, times.seconds), iters)
+
+
+def paces(rounds: list[Line], seconds: list[float]) -> list[float]:
+    """Return the median seconds of an iteration in each round.
+
+    Without the first two of the run, which hold what a start takes.
+
+    Args:
+        rounds (list): The rounds.
+        seconds (list): What each iteration of the run took.
+    """
+    begins = [*(line['iter'] for line in rounds), len(seconds)]
+    timed = [seconds[begin:end] for begin, end in pairwise(begins)]
+    timed[0] = timed[0][2:] or timed[0]
+    return list(map(statistics.median, timed))
 
 
 def lines(found: Pilot) -> Iterator[str]:

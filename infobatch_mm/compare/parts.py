@@ -135,8 +135,33 @@ def _scalars(metrics: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
+class TimesHook(Hook):
+    """Time iterations.
+
+    Attributes:
+        seconds (list[float]): What each took, its data included.
+    """
+
+    priority = 'LOWEST'
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def before_train_epoch(self, runner: Any) -> None:
+        """Begin to time."""
+        self.began = time.perf_counter()
+
+    def after_train_iter(self, runner: Any, *_: Any, **__: Any) -> None:
+        """Note what an iteration took."""
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        now = time.perf_counter()
+        self.seconds.append(now - self.began)
+        self.began = now
+
+
 @HOOKS.register_module()
-class ProbeHook(Hook):
+class ProbeHook(TimesHook):
     """Time a few iterations and one validation, and end the process.
 
     What they took goes to `probe.json` in the work directory, with the
@@ -147,30 +172,15 @@ class ProbeHook(Hook):
         iters (int): Iterations, of which the first two are not timed.
     """
 
-    priority = 'LOWEST'
-
     def __init__(self, iters: int = PROBE_ITERS) -> None:
+        super().__init__()
         self.iters = iters
-        self.seconds: list[float] = []
 
-    def before_train_epoch(self, runner: Any) -> None:
-        """Begin to time."""
-        self.began = time.perf_counter()
-
-    def after_train_iter(
-        self,
-        runner: Any,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: Any = None,
-    ) -> None:
-        """Note what an iteration took, its data included."""
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        self.seconds.append(time.perf_counter() - self.began)
+    def after_train_iter(self, runner: Any, *_: Any, **__: Any) -> None:
+        """Time the iteration, and end after the last."""
+        super().after_train_iter(runner)
         if len(self.seconds) >= min(self.iters, runner.max_iters):
             self._end(runner)
-        self.began = time.perf_counter()
 
     def after_val(self, runner: Any) -> None:
         """Leave a validation between iterations out."""
