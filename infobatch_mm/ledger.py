@@ -43,8 +43,6 @@ class Ledger:
         is_open (bool): Whether heads weight and record.
         samples (list[int], optional): Sample ids of the batch, by which heads
             find the weight of each of their rows. None: by their place.
-        guards_parameters (bool): Whether heads refuse a loss with parameters
-            of its own. The hook finds those by itself (``reach.py``).
         guards_inputs (bool): Whether heads refuse what is weighted already.
             It takes a walk through the graph, so the hook does not ask for
             it in every step.
@@ -60,7 +58,6 @@ class Ledger:
         self.class_balanced = class_balanced
         self.gradient_norm = gradient_norm
         self.is_open = False
-        self.guards_parameters = True
         self.guards_inputs = True
         self.ids: Tensor | None = None
         self.weights: Tensor | None = None
@@ -68,6 +65,7 @@ class Ledger:
         self.noted: Any = None
         self.is_within = False
         self._nowhere = 0
+        self._repeats = False
         self._forget()
 
     def _forget(self) -> None:
@@ -98,6 +96,7 @@ class Ledger:
         """
         self.ids, self.weights = ids, weights
         self.samples = None if samples is None else list(samples)
+        self._repeats = len(set(self.samples or ())) < len(self.samples or ())
         self._nowhere = nowhere
         self._forget()
         self.is_open = True
@@ -119,11 +118,12 @@ class Ledger:
             KeyError: If one of them is not of the batch.
         """
         assert self.weights is not None
-        if samples == self.samples:
+        if samples == self.samples and not self._repeats:
             self._missing = set()
             return Rows(self.weights)
         assert samples is not None and self.samples is not None
-        # The first place of a sample that the batch holds twice.
+        # The first place of a sample that the batch holds twice, as views of
+        # it; its score is their mean.
         order = {
             sample: place
             for place, sample in reversed(list(enumerate(self.samples)))

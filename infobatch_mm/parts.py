@@ -63,7 +63,7 @@ class Parts:
         self.sampler = binding.find_sampler(self.loader)
         self.dataset = binding.find_dataset(self.loader)
         self.identities = Identities(
-            self.dataset.dataset, len(self.loader.dataset)
+            self.dataset.wrapped, len(self.loader.dataset)
         )
         if get_world_size() > 1:
             ranks.check_same_samples(self.identities.fingerprint)
@@ -193,7 +193,8 @@ class Parts:
                 f'InfoBatch round {self.run.round}: {share:.0%} of the '
                 'samples stand in for others, since the data set could not '
                 'read those, or called its _rand_another(). They get no '
-                'score, and what they stand in for is never pruned'
+                'score; what they stand in for keeps the one that it has, and '
+                'without one is not pruned'
             )
         if self.run.round == 0 and self.identities.are_unknown:
             runner.logger.warning(

@@ -61,8 +61,6 @@ class Steps:
             binding.check_class_balanced(self.heads)
         for head in self.heads.values():
             head.infobatch_ledger = ledger
-        # The look before the first step finds parameters of losses by itself.
-        ledger.guards_parameters = False
         follow_samples(inner_model(model), ledger)
         self._training_heads = binding.training_heads(model)
         self._allowed = () if unweighted == 'refuse' else unweighted

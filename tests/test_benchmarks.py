@@ -1,9 +1,11 @@
 """Our suites: their finished cells, and what was written from them."""
 
 import importlib
+import math
 import os
 
 import pytest
+import torch
 
 from benchmarks import (
     __main__,
@@ -142,6 +144,31 @@ def test_there_are_as_many_cells_as_ever():
 
 
 @needs('digits')
+def test_proportional_inclusion_is_exact(monkeypatch):
+    """Each sample is expected to weigh 1, and is kept as its score says."""
+    monkeypatch.syspath_prepend(str(suites.HERE / 'parts'))
+    parts = importlib.import_module('benchmark_parts')
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.rand(30, generator=generator) ** 2
+    scores[0], scores[1] = math.nan, 0.0
+    policy = parts.ProportionalPolicy(0.5, delta=0.875)
+    rounds, kept, weight = 20_000, torch.zeros(30), torch.zeros(30)
+    for _ in range(rounds):
+        plan = policy.plan(scores, generator=generator)
+        assert len(plan) == 15
+        kept[plan.indices] += 1
+        weight[plan.indices] += plan.weights
+    assert (weight / rounds - 1).abs().max() < 0.1
+    assert kept[0] == rounds, 'a sample without a score is kept'
+    floored = scores.clamp(min=0.2 * scores.nanmean())
+    shares, is_free = kept / rounds, kept < rounds
+    constant = (shares / floored)[is_free]
+    assert is_free.sum() > 10
+    assert constant.max() < 1.1 * constant.min()
+    assert (shares / floored)[~is_free][1:].max() < 1.1 * constant.min()
+    assert len(policy.plan(scores, generator=generator, progress=0.9)) == 30
+
+
 def test_the_names_in_the_digests_can_be_imported(monkeypatch):
     path = suites.study('digits').env['PYTHONPATH'].split(os.pathsep)[0]
     monkeypatch.syspath_prepend(path)

@@ -1230,6 +1230,12 @@ def test_what_cannot_be_taken_out_is_refused(tmp_path):
         unpruned(cfg)
 
 
+def test_a_type_may_be_none(tmp_path):
+    stock = toys.config(tmp_path, pruned=False)
+    stock.train_dataloader.dataset.extra = dict(type=None)
+    assert unpruned(stock)[0].to_dict() == stock.to_dict()
+
+
 def judged(evaluator=None, **checkpoint):
     return Config(
         dict(
@@ -1288,6 +1294,12 @@ def test_which_way_a_metric_is_better(cfg, metric, expected):
         return
     with pytest.raises(ValueError, match='--lower-is-better'):
         is_higher_better(cfg, metric)
+
+
+def test_rules_are_as_many_as_names():
+    cfg = judged(save_best=['a', 'b', 'c'], rule=['less', 'greater'])
+    with pytest.raises(ValueError, match='3 names in save_best and 2 in rule'):
+        is_higher_better(cfg, 'a')
 
 
 def test_a_run_keeps_its_last_checkpoint():
@@ -1409,6 +1421,10 @@ def test_costs_that_are_not_equal_are_not_called_so(tmp_path):
     assert 'At equal cost: better than random; worse than small-batch.' in text
     assert 'their own cost: better than short; indistinguishable from' in text
     assert 'short saw 50.0% of the samples, not 74.0%.' in text
+    results = {arm: results[arm] for arm in ('infobatch', 'short')}
+    text = summary.verdict_text(of_study(tmp_path), results)
+    assert 'nothing was run' not in text
+    assert 'At their own cost: better than short.' in text
 
 
 def test_what_nobody_trained_is_not_saved(tmp_path):

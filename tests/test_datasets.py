@@ -26,6 +26,7 @@ from infobatch_mm.datasets import digit_scenes
 from infobatch_mm.datasets.digit_scenes import DigitScenes
 from infobatch_mm.datasets.identity import fingerprint, path_number, roots_of
 from infobatch_mm.datasets.indexed import IndexedDataset
+from infobatch_mm.host.datasets import leaves
 
 NAMES = [f'{name}.png' for name in 'abcdef']
 SHUFFLED = random.Random(0).sample(NAMES, 6)
@@ -631,7 +632,7 @@ def test_samples_that_are_kept_are_not_written_on():
     dataset = IndexedDataset(repeat(scenes(3, type='KeptScenes'), 4))
     samples = fetch(dataset)
     assert marks(samples) == [(i, False) for i in range(12)]
-    kept = dataset.dataset.dataset.kept[0]
+    kept = dataset.dataset.kept[0]
     assert 'infobatch_index' not in kept['data_samples']
     assert samples[0].gt_sem_seg is kept['data_samples'].gt_sem_seg
     assert 'infobatch_index' in samples[0].metainfo
@@ -734,6 +735,141 @@ def test_substitutes_are_seen_behind_a_wrapper_of_any_kind():
     assert marks(fetch(dataset)) == [(i, i in (1, 3)) for i in range(5)]
     plain = DATASETS.build(scenes(4))
     assert fingerprint(OtherName(scenes(4))) == fingerprint(plain)
+
+
+class Wrapper:
+    """A wrapper that may hold its parts in any way."""
+
+    metainfo = {}
+
+    def __init__(self, parts, /, **held):
+        self._parts = lambda: parts
+        self.__dict__.update(held)
+
+    def __len__(self):
+        return sum(map(len, self._parts()))
+
+    def __getitem__(self, idx):
+        for part in self._parts():
+            if idx < len(part):
+                return part[idx]
+            idx -= len(part)
+        raise IndexError(idx)
+
+
+def held_in_any_way():
+    first, second = (DATASETS.build(flaky(4, 1)) for _ in range(2))
+    both = [first, second]
+    within = Wrapper(both, part=ConcatDataset(both))
+    within.outer = Wrapper(both, inner=within)  # which names it back
+    return {
+        'a dict': Wrapper(both, datasets=dict(a=first, b=second)),
+        'another name': Wrapper(both, sources=both),
+        'a list': Wrapper(both, dataset=both),
+        'wrapped twice': within,
+        'beside others': Wrapper(both, dataset=object(), parts=tuple(both)),
+        'beside samples': Wrapper(both, samples=['a', 'b'], parts=both),
+    }
+
+
+@pytest.mark.parametrize('way', held_in_any_way())
+def test_substitutes_are_seen_however_a_wrapper_holds_its_parts(way):
+    dataset = IndexedDataset(held_in_any_way()[way])
+    assert marks(fetch(dataset)) == [(i, i in (1, 5)) for i in range(8)]
+    assert [*map(type, leaves(dataset.wrapped))] == 2 * [toys.FlakyScenes]
+
+
+class HandsOn:
+    """A wrapper with an order of its own, which keeps what it has fetched.
+
+    Its attributes are those of what it wraps, also those that take an index.
+    """
+
+    def __init__(self, dataset, order):
+        self.dataset, self.order = DATASETS.build(dataset), order
+        self.kept = {}
+
+    def __getattr__(self, name):
+        if name == 'dataset' or name.startswith('__'):
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
+    def __len__(self):
+        return len(self.order)
+
+    def __getitem__(self, idx):
+        if idx not in self.kept:
+            self.kept[idx] = self.dataset[self.order[idx]]
+        return self.kept[idx]
+
+
+@pytest.mark.parametrize('order', [[3, 2, 1, 0], [0, 1] * 4])
+def test_a_wrapper_that_hands_on_attributes_is_not_asked_for_paths(order):
+    dataset = IndexedDataset(HandsOn(scenes(4), order))
+    for _ in range(2):
+        samples = fetch(dataset)
+        assert marks(samples) == [(i, False) for i in range(len(order))]
+        assert [scene(sample) for sample in samples] == order
+
+
+def test_the_data_set_within_a_wrapper_is_reached_as_in_a_stock_run():
+    dataset = IndexedDataset(repeat(scenes(3), 2))
+    assert dataset.dataset is dataset.wrapped.dataset
+    dataset.dataset.tag = 7
+    assert dataset.wrapped.dataset.tag == 7
+
+
+@DATASETS.register_module()
+class CalledOtherwise(DigitScenes):
+    """Scenes that call their own methods as the stock data set allows."""
+
+    def get_data_info(self, idx=0):
+        return super().get_data_info(idx[0] if isinstance(idx, list) else idx)
+
+    def _rand_another(self, idx=None):
+        return 0
+
+    def __getitem__(self, idx):
+        assert self.get_data_info() and self.get_data_info([idx, idx])
+        again = np.int64(self._rand_another(idx=idx) if idx == 1 else idx)
+        return self.prepare_data(again)
+
+
+def test_methods_may_be_called_in_any_way():
+    samples = fetch(IndexedDataset(scenes(3, type='CalledOtherwise')))
+    assert marks(samples) == [(i, i == 1) for i in range(3)]
+
+
+def undecorated(method):
+    """Decorate as many do, without functools.wraps."""
+
+    def inner(self, idx):
+        return method(self, idx)
+
+    return inner
+
+
+@DATASETS.register_module()
+class Decorated(DigitScenes):
+    prepare_data = undecorated(DigitScenes.prepare_data)
+
+
+def test_a_data_set_with_a_decorated_method_can_be_pickled():
+    dataset = IndexedDataset(scenes(3, type='Decorated'))
+    assert marks(fetch(pickle.loads(pickle.dumps(dataset)))) == [
+        (i, False) for i in range(3)
+    ]
+
+
+def test_a_lazy_list_behind_any_wrapper_counts():
+    """A wrapper may not tell what it wraps to list its samples."""
+
+    def of(names):
+        data = by_path(names, lazy_init=True)
+        return IndexedDataset(Wrapper([data], base=data)).wrapped
+
+    assert fingerprint(of(NAMES)) == fingerprint(by_path(NAMES))
+    assert fingerprint(of(SHUFFLED)) == fingerprint(by_path(SHUFFLED))
 
 
 class OwnStorage(Listed):

@@ -1,12 +1,16 @@
 """infobatch estimate and rank: what they say, against plans and runs."""
 
+import collections
 import csv
 import io
 import json
 import os
 import re
+import shutil
+import subprocess
 import sys
 import time
+from pathlib import Path
 
 import light
 import numpy as np
@@ -26,7 +30,9 @@ from infobatch_mm.compare.parts import UnscaledPolicy
 from infobatch_mm.compare.setup import samples_of_epoch
 from infobatch_mm.datasets.indexed import IndexedDataset
 from infobatch_mm.estimate import Budget, Schedule
+from infobatch_mm.host import checkpoint
 from infobatch_mm.pacing import Dealing
+from infobatch_mm.pruning.prune_ratio import PruneRatio
 from infobatch_mm.pruning.registry import build_policy
 from infobatch_mm.report import samples
 from infobatch_mm.report.runs import last_start
@@ -392,6 +398,10 @@ def test_a_start_is_not_taken_for_the_pace(tmp_path):
             ['--cfg-options', 'train_cfg.max_iters=0'],
             'train_cfg.max_iters is 0; set it to 1',
         ),
+        (
+            ['--cfg-options', 'train_cfg.max_epochs=None'],
+            'train_cfg sets neither max_epochs nor max_iters',
+        ),
     ],
 )
 def test_what_is_wrong_ends_in_one_line(stock, capsys, flags, words):
@@ -575,6 +585,71 @@ def test_a_data_set_that_lists_its_samples_late(tmp_path, capsys):
     rows, notes = read(capsys, tmp_path)
     assert len(notes) == 1
     assert all(row['path'] for row in rows)
+
+
+def test_a_table_holds_nothing_that_others_print(run, tmp_path):
+    """mmseg prints when it is imported, and a data set when it is built."""
+    printing = tmp_path / 'printing.py'
+    printing.write_text('print("loaded 24 samples")\n')
+    folder = shutil.copytree(run[0], tmp_path / 'run')
+    path = last_start(folder) / 'vis_data/config.py'
+    imports = 'custom_imports = dict(imports=["printing"])\n'
+    path.write_text(path.read_text() + imports)
+    paths = os.pathsep.join([str(tmp_path), *sys.path])
+    done = subprocess.run(
+        [sys.executable, '-m', 'infobatch_mm', 'rank', str(folder)],
+        env=os.environ | dict(PYTHONPATH=paths),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert 'loaded 24 samples' in done.stderr
+    rows = list(csv.DictReader(io.StringIO(done.stdout)))
+    assert [row['rank'] for row in rows] == [str(i + 1) for i in range(24)]
+
+
+def test_a_data_set_that_fails_for_a_sample_leaves_its_path_out(
+    run, monkeypatch, capsys
+):
+    look_up = toys.DigitScenes.get_data_info
+
+    def get_data_info(self, idx):
+        if self.split == 'val' and idx == 3:
+            raise OSError('this one is gone')
+        return look_up(self, idx)
+
+    monkeypatch.setattr(toys.DigitScenes, 'get_data_info', get_data_info)
+    rows, _ = read(capsys, run[0])
+    assert len(rows) == 24
+    assert [row['index'] for row in rows if not row['path']] == ['3']
+
+
+class Window(collections.deque):
+    """What a hook may keep in the message hub."""
+
+
+def test_a_checkpoint_may_hold_objects_of_any_kind(tmp_path):
+    kinds = [collections.deque([1.0, 2.0], maxlen=5), Window([1.0])]
+    kinds += [collections.defaultdict(list, a=[1]), collections.Counter('ab')]
+    kinds += [{1, 2}, Path('a'), PruneRatio(0.0, 0.5, delta=1.0), np.ones(3)]
+    kinds += [collections.OrderedDict(a=1), torch.nn.Linear(2, 2), Window]
+    state = dict(scores=torch.rand(5), text='words', number=7)
+    torch.save(dict(kinds=kinds, infobatch=state), tmp_path / 'last.pth')
+    found = checkpoint.read_plain(tmp_path / 'last.pth')['infobatch']
+    assert torch.equal(found.pop('scores'), state.pop('scores'))
+    assert found == state
+
+
+class Trap:
+    def __reduce__(self):
+        return os.mkdir, ('trapped',)
+
+
+def test_what_a_checkpoint_names_is_not_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save(dict(trap=Trap(), number=7), 'last.pth')
+    assert checkpoint.read_plain(Path('last.pth'))['number'] == 7
+    assert not Path('trapped').exists()
 
 
 def test_a_path_that_is_not_what_was_trained_on_is_left_out(run):

@@ -252,6 +252,7 @@ NAMES = [
     ),
     ('mmengine.structures:BaseDataElement', '_metainfo_fields', None),
     ('mmengine.structures:BaseDataElement', '_data_fields', None),
+    ('mmengine.dataset:BaseDataset', '_fully_initialized', None),
     ('mmengine.runner.runner', '_SlicedDataset', None),
     ('mmengine.runner.runner:_SlicedDataset', '_dataset', None),
     # replaced
@@ -265,6 +266,7 @@ NAMES = [
     ('mmengine.runner._flexible_runner', 'IterBasedTrainLoop', None),
     ('mmengine.runner.checkpoint:CheckpointLoader', '_schemes', None),
     ('torch.distributed', 'is_initialized', ''),
+    ('torch._utils', '_rebuild_tensor_v2', None),
     ('mmseg.models.losses.cross_entropy_loss', 'F', None),
 ]
 # Names with an underscore that are public all the same.

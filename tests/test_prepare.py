@@ -861,9 +861,22 @@ def test_folders_may_be_links(full, tmp_path):
     assert 'checked: 6 train, 4 val' in imagenet(full)
 
 
-def test_a_pickle_that_holds_no_batch_is_named(archive, tmp_path):
+@pytest.mark.parametrize(
+    ('batch', 'words'),
+    [
+        (pickle.dumps({}), 'holds no data or'),
+        (pickle.dumps({'data': [[1]], 'labels': [0]}), 'holds no data or'),
+        (pickle.dumps({'data': np.ones((1, 3)), 'labels': None}), 'holds no'),
+        (pickle.dumps(7), 'holds a int; take the archive'),
+        (b'cno_such_module\nThing\n.', 'cannot be read (No module'),
+    ],
+)
+def test_a_pickle_that_holds_no_batch_is_named(
+    archive, tmp_path, batch, words
+):
     out = tmp_path / 'out'
     run(archive, out)
-    (out / SMALL.folder / 'data_batch_1').write_bytes(pickle.dumps({}))
-    with pytest.raises(ValueError, match='data_batch_1 holds no data or'):
+    (out / SMALL.folder / 'data_batch_1').write_bytes(batch)
+    message = re.escape(f'data_batch_1 {words}')
+    with pytest.raises(ValueError, match=message):
         run(archive, out)

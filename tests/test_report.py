@@ -20,6 +20,7 @@ from mmengine.registry import HOOKS
 
 from infobatch_mm import InfoBatchHook, records
 from infobatch_mm.commands import report as command
+from infobatch_mm.datasets.digit_scenes import DigitScenes
 from infobatch_mm.host import packages
 from infobatch_mm.report import (
     arms,
@@ -724,6 +725,33 @@ def test_the_gallery_holds_the_extremes(tmp_path):
     ]
     scores = [card.score for card in gallery.hardest]
     assert scores == sorted(scores, reverse=True)
+
+
+def test_the_gallery_shows_no_substitute(tmp_path, monkeypatch):
+    save = save_at_end(config(tmp_path, epochs=8))
+    save.default_hooks.checkpoint.interval = 8
+    run(save)
+    hardest = samples.load_state(tmp_path).hardest
+    prepare = DigitScenes.prepare_data
+
+    def prepare_data(self, idx):
+        return None if idx == hardest[0] else prepare(self, idx)
+
+    monkeypatch.setattr(DigitScenes, 'prepare_data', prepare_data)
+    names = [card.name for card in report.gallery(tmp_path).hardest]
+    assert names == [f'{index:05d}' for index in hardest[1:8]]
+
+
+@pytest.mark.parametrize('place', ['default', 'custom'])
+def test_the_policy_of_a_run_under_way_is_that_of_our_hook(tmp_path, place):
+    cfg = config(tmp_path)
+    hook = dict(cfg.custom_hooks.pop(), policy=dict(type='QuantilePolicy'))
+    if place == 'default':
+        cfg.default_hooks.prune = hook
+    else:
+        cfg.custom_hooks.append(hook)
+    run(cfg, stop_at=9)
+    assert results.policy_name(tmp_path) == 'QuantilePolicy'
 
 
 def test_a_stock_run_says_what_it_lacks(stock):

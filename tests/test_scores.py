@@ -3,13 +3,15 @@
 import json
 import math
 from functools import partial
-from itertools import combinations
+from itertools import chain, combinations
 
 import light
 import pytest
 import test_heads
 import torch
 import toys
+from mmengine.dataset import pseudo_collate
+from mmengine.registry import FUNCTIONS
 from mmengine.runner import Runner
 from mmseg.models import EncoderDecoder
 from test_distributed import light_run
@@ -658,6 +660,38 @@ def test_a_run_scores_by_the_norm(tmp_path, settings):
     hook = toys.hook_of(runner)
     torch.testing.assert_close(hook.board.scores, expected)
     assert hook.samples_seen < hook.samples_budget
+
+
+@FUNCTIONS.register_module()
+def two_views(batch):
+    """Collate each sample and its mirror image, one after the other."""
+    mirrored = [dict(each, inputs=-each['inputs']) for each in batch]
+    return pseudo_collate([*chain(*zip(batch, mirrored, strict=True))])
+
+
+@pytest.mark.parametrize('score', [{}, NORM])
+def test_the_score_of_a_sample_with_two_views_is_of_both(tmp_path, score):
+    cfg = light.config(tmp_path, LOOP)
+    cfg.custom_hooks[0].update(score)
+    cfg.train_dataloader.collate_fn = dict(type='two_views')
+    cfg.optim_wrapper.optimizer.lr = 0.0
+    runner = toys.train(cfg)
+    data = [runner.train_dataloader.dataset[i] for i in range(26)]
+    given = [each['data_samples'] for each in data]
+    points = torch.stack([each['inputs'] for each in data])
+    head = runner.model.head
+
+    def of(points):
+        if score:
+            return light_norms(head, points, given)
+        labels = torch.tensor([each.label for each in given])
+        return cross_entropy(head.fc(points), labels, reduction='none')
+
+    first, second = of(points).detach(), of(-points).detach()
+    expected = (first + second) / 2
+    if score:  # the root of the mean square
+        expected = ((first.square() + second.square()) / 2).sqrt()
+    torch.testing.assert_close(toys.hook_of(runner).board.scores, expected)
 
 
 @pytest.mark.parametrize('pacing', ['fewer_steps', 'smaller_batches'])

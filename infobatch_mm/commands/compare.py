@@ -37,12 +37,13 @@ schedule or smaller batches save as much without pruning: is it better?
 EPILOG = """\
 arms (infobatch is always trained, since the others are compared with it):
 {arms}
-How much "as much" is, the infobatch run of the same seed says: each of these
-sees as many training samples. None but random and infobatch need this package,
-and small-batch costs nothing but a smaller number in the config. Where the
-schedule counts in epochs, short is rounded to whole ones. small-batch rounds
-its batch size, and makes up for that by the length of its schedule; in epochs
-that is as short as for short, with the iterations of the full run.
+How much "as much" is, the infobatch run of the same seed says: each arm with
+"as" in its line sees as many training samples. Without this package there are
+all but random and the two of infobatch, and small-batch costs nothing but a
+smaller number in the config. Where the schedule counts in epochs, short is
+rounded to whole ones. small-batch rounds its batch size, and makes up for that
+by the length of its schedule; in epochs that is as short as for short, with
+the iterations of the full run.
 
 What is compared is the metric at the last validation. A config that prunes
 already is taken apart: its options are those of infobatch, the other arms

@@ -147,6 +147,11 @@ def budget_of(cfg: Config, gpus: int, samples: int) -> Budget:
     }.items():
         if value is not None and value < 1:
             raise ValueError(f'{name} is {value}; set it to 1 or more')
+    if loop.get('max_epochs') is None and loop.get('max_iters') is None:
+        raise ValueError(
+            'train_cfg sets neither max_epochs nor max_iters, so the length '
+            'of the run is not known'
+        )
     batch = loader.batch_size * gpus
     if (batches := loader.get('num_batch_per_epoch')) is not None:
         samples = min(samples, batches * batch)
@@ -266,10 +271,10 @@ def clock_lines(cfg: Config) -> Iterator[str]:
             'full-data run.'
         )
     yield (
-        'Both are as many as without pruning, at the same progress: an epoch '
-        'is a round,\nand iterations are counted on the full-data clock. File '
-        'names and logs have the\nreal iterations: fewer with fewer steps, as '
-        'many with smaller batches.'
+        'Validations and checkpoints are as many as without pruning, at the '
+        'same\nprogress: an epoch is a round, and iterations are counted on '
+        'the full-data\nclock. File names and logs have the real iterations: '
+        'fewer with fewer steps,\nas many with smaller batches.'
     )
 
 

@@ -109,7 +109,7 @@ def lines(found: Pilot) -> Iterator[str]:
     counts = score_histogram(found.scores)
     seen = [k for k, count in enumerate(counts) if count]
     yield 'Its last scores:'
-    for k in range(seen[0], seen[-1] + 1) if seen else ():
+    for k in range(seen[0], seen[-1] + 1):
         bar = '#' * round(40 * counts[k] / max(counts))
         low, high = SCORE_EDGES[k], SCORE_EDGES[k + 1]
         yield f'  {low:9.2g} to {high:<9.2g} {counts[k]:8,} {bar}'

@@ -4,8 +4,10 @@ import argparse
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
+from typing import TextIO
 
 from ..report import samples
 from .ending import check_out, in_one_line, is_of_files, is_ours
@@ -30,6 +32,10 @@ columns:
 Label errors are often among the hardest, near duplicates among the easiest
 and those of few times_kept.
 """
+
+WRITERS = dict(csv=samples.write_csv, jsonl=samples.write_jsonl)
+# Names of files may hold bytes that are no text.
+FORM = dict(encoding='utf-8', errors='surrogateescape', newline='')
 
 
 def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
@@ -72,27 +78,32 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     """Write the table; what the reader has to know of it goes to stderr."""
     parser = build_parser(prog)
     args = parser.parse_args(argv)
-    with in_one_line(parser, only=is_ours):
-        check_out(args.out)
-        found = samples.read(args.work_dir)
-    for note in found.notes:
-        print(f'{parser.prog}: {note}', file=sys.stderr)
-    order = samples.order(found.state, hardest_first=args.order == 'hardest')
-    table = samples.rows(found, order[: args.top])
-    write = samples.write_csv if args.format == 'csv' else samples.write_jsonl
-    # Names of files may hold bytes that are no text.
-    form = dict(encoding='utf-8', errors='surrogateescape', newline='')
-    if args.out is None:
-        try:
-            if isinstance(sys.stdout, io.TextIOWrapper):
-                sys.stdout.reconfigure(errors=form['errors'])
-            write(table, sys.stdout)
-            sys.stdout.flush()
-        except BrokenPipeError:  # its reader, such as head, has enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return
-    with (
-        in_one_line(parser, only=is_of_files),
-        args.out.open('w', **form) as file,
-    ):
-        write(table, file)
+    table = sys.stdout
+    # mmseg, or a data set, may print while it is built: not into the table.
+    with redirect_stdout(sys.stderr):
+        with in_one_line(parser, only=is_ours):
+            check_out(args.out)
+            found = samples.read(args.work_dir)
+        for note in found.notes:
+            print(f'{parser.prog}: {note}', file=sys.stderr)
+        hardest_first = args.order == 'hardest'
+        order = samples.order(found.state, hardest_first=hardest_first)
+        rows = samples.rows(found, order[: args.top])
+        if args.out is None:
+            _print_table(rows, args.format, table)
+            return
+        with (
+            in_one_line(parser, only=is_of_files),
+            args.out.open('w', **FORM) as file,
+        ):
+            WRITERS[args.format](rows, file)
+
+
+def _print_table(rows: Iterator[samples.Row], kind: str, out: TextIO) -> None:
+    try:
+        if isinstance(out, io.TextIOWrapper):
+            out.reconfigure(errors=FORM['errors'])
+        WRITERS[kind](rows, out)
+        out.flush()
+    except BrokenPipeError:  # its reader, such as head, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())

@@ -3,7 +3,7 @@
 From the ground up: ``setup`` (what all arms have in common), ``arms`` (how
 they differ), ``cells`` (one run of an arm, and the file of finished ones),
 ``processes`` (how runs start, and where) and ``running`` (train them side by
-side); ``statistics``, ``tables`` and ``pictures`` say what came out. For a
+side); ``statistics`` and ``tables`` say and draw what came out. For a
 config of a user's own there are also ``stock`` (its unpruned form, its
 metric), ``planning`` (what will be trained, and what that takes) and
 ``summary`` (the verdict). ``parts`` is what the runs themselves import.

@@ -24,7 +24,7 @@ from .setup import AUTO, Setup, config_hash, stock_config
 Result = dict[str, Any]
 Results = dict[str, dict[int, Result]]  # by arm and seed
 # Of a validation, what is no metric.
-NO_METRICS = {'iter', 'samples_seen', 'train_seconds', 'cpu_seconds'}
+COSTS_OF_VALIDATION = {'iter', 'samples_seen', 'train_seconds', 'cpu_seconds'}
 
 
 class Cell(NamedTuple):
@@ -124,8 +124,8 @@ def by_metric(result: Result, metric: str) -> Result:
     if metric not in last:
         raise ValueError(
             f'metric={metric!r} is not among what the run was validated by: '
-            f'{", ".join(last.keys() - NO_METRICS)}. Give one of them with '
-            '--metric; what is trained already is not trained again'
+            f'{", ".join(last.keys() - COSTS_OF_VALIDATION)}. Give one of '
+            'them with --metric; what is trained already is not trained again'
         )
     return {**result, 'metric': metric, 'value': last[metric]}
 

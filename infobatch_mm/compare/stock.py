@@ -138,7 +138,8 @@ def _take_imports(cfg: Config) -> None:
 def _check_nothing_left(cfg: Config) -> None:
     ours = {*HOOKS, SAMPLER, DATASET, *HEADS, *LOOPS}
     for part in _parts(cfg.to_dict()):
-        if _is(part, ours) or _module(part.get('type', '')) == OVERRIDE:
+        kind = part.get('type') or ''
+        if _is(part, ours) or _module(kind) == OVERRIDE:
             raise ValueError(
                 f'{type_name(part)} stands at a place of this config from '
                 'which it cannot be taken out, so its other arms cannot be '
@@ -235,6 +236,11 @@ def is_higher_better(cfg: Config, metric: str) -> bool:
     names = [best] if isinstance(best, str) else list(best or [])
     rules = [rule] if isinstance(rule, str) else list(rule or [None])
     rules = rules * len(names) if len(rules) == 1 else rules
+    if len(rules) != len(names):
+        raise ValueError(
+            f'default_hooks.checkpoint has {len(names)} names in save_best '
+            f'and {len(rules)} in rule; give one rule for each, or one for all'
+        )
     of_name = dict(zip(names, rules, strict=True))
     keys = {
         key: settings[key]

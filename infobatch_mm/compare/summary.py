@@ -22,7 +22,14 @@ from .statistics import (
     pooled_deviation,
     seeds_to_decide,
 )
-from .tables import differences, interval, saved_shares, spread, table
+from .tables import (
+    decimals,
+    differences,
+    interval,
+    saved_shares,
+    spread,
+    table,
+)
 
 OURS, ALL = 'infobatch', 'full'
 JSON_FILE, TABLE_FILE = 'compare.json', 'compare.md'
@@ -70,7 +77,8 @@ def verdict_text(study: Study, results: Results) -> str | None:
     alike = [
         arm for arm, (a, b) in costs.items() if round(abs(a - b), 4) <= EQUAL
     ]
-    parts.append(_controls_text(study, 'At equal cost', alike, against))
+    if alike or not controls:
+        parts.append(_controls_text(study, 'At equal cost', alike, against))
     rest = [arm for arm in against if arm not in (*alike, ALL)]
     if rest:
         parts.append(_controls_text(study, 'At their own cost', rest, against))
@@ -123,12 +131,10 @@ def savings_text(results: Results) -> str:
 
 
 def form_of(results: Results) -> str:
-    """Return the format of a metric: two digits of points, four of shares."""
-    values = (
-        abs(r['value']) for runs in results.values() for r in runs.values()
+    """Return the format of the metric of some runs."""
+    return decimals(
+        run['value'] for runs in results.values() for run in runs.values()
     )
-    largest = max(filter(math.isfinite, values), default=0)
-    return '.2f' if largest > 2 else '.4f'
 
 
 def _all_data_text(

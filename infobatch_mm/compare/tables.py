@@ -29,6 +29,12 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     return '\n'.join([head, '|' + '---|' * len(rows[0]), *body])
 
 
+def decimals(values: Iterable[float]) -> str:
+    """Return the format of a metric: percent, or something like a loss."""
+    largest = max((abs(v) for v in values if math.isfinite(v)), default=0)
+    return '.2f' if largest >= 2 else '.4f'
+
+
 def spread(values: Iterable[float], form: str = '.2f') -> str:
     """Return mean and standard deviation, of runs that did not diverge."""
     values = list(values)

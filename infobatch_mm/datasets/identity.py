@@ -20,8 +20,9 @@ from torch import Tensor
 from ..host.datasets import leaves, text_of
 
 _CURE = (
-    'Give the data set the order that it had (sort its list), or start anew '
-    'with load_from and without resume'
+    'Give the data set the order that it had (sort its list; where its files '
+    'have moved, name their folder in its data_root), or start anew with '
+    'load_from and without resume'
 )
 
 

@@ -8,11 +8,18 @@ import torch
 from mmengine.registry import DATASETS
 from mmengine.structures import BaseDataElement
 
-from ..host.datasets import leaves, marked, note_fetches, text_of
+from ..host.datasets import (
+    initialise,
+    leaves,
+    listed_path,
+    marked,
+    note_fetches,
+    text_of,
+)
 from ..randomness import seeded
 from .identity import path_number, roots_of
 
-_OWN = ('dataset', '_notes', '_roots', '_key')
+_OWN = ('wrapped', '_notes', '_roots', '_key')
 
 
 @DATASETS.register_module()
@@ -25,7 +32,7 @@ class IndexedDataset:
     credit a loss to another sample. It is written on a shallow copy, so that
     a data set may keep its samples and give them again under another index.
     Everything else is the wrapped data set's own, attributes and methods
-    included.
+    included; ``dataset`` too, where that is a wrapper itself.
 
     A data set may give another sample in place of one that cannot be read, as
     ``BaseDataset`` does if the pipeline returns None. The sample then says
@@ -38,12 +45,16 @@ class IndexedDataset:
 
     Args:
         dataset (dict | BaseDataset): The data set to wrap, or its config.
+
+    Attributes:
+        wrapped (BaseDataset): The wrapped data set.
     """
 
     def __init__(self, dataset: Any) -> None:
         if isinstance(dataset, dict):
             dataset = DATASETS.build(dataset)
-        self.dataset: Any = dataset
+        initialise(dataset)
+        self.wrapped: Any = dataset
         self._notes = note_fetches(leaves(dataset))
         self._roots = roots_of(dataset)
         # Seed and round, where workers that live on can see them change. A
@@ -67,7 +78,7 @@ class IndexedDataset:
     def __getitem__(self, index: int) -> Any:
         self._notes.clear()
         with self._drawing(index):
-            data = self.dataset[index]
+            data = self.wrapped[index]
         sample = self._data_sample(data)
         path = text_of(sample.get('img_path'))
         # The data set may keep both, the dict and the data sample.
@@ -82,7 +93,7 @@ class IndexedDataset:
 
     def _data_sample(self, data: Any) -> BaseDataElement:
         """Return the data sample, or say why it cannot carry an index."""
-        name = type(self.dataset).__name__
+        name = type(self.wrapped).__name__
         if not isinstance(data, dict) or 'data_samples' not in data:
             raise TypeError(
                 'IndexedDataset needs samples with an entry data_samples to '
@@ -109,32 +120,34 @@ class IndexedDataset:
             return False
         # Several samples were looked up, as for a mosaic, or none, as for
         # one kept in memory: it must be the first, or that of the index.
-        paths = {self._notes.first_path, self._listed_path(index)} - {None}
+        paths = {self._notes.first_path, listed_path(self.wrapped, index)}
+        paths.discard(None)
         return bool(paths) and path not in paths
 
-    def _listed_path(self, index: int) -> str | None:
-        """Return the path that the data set lists for an index."""
-        look_up = getattr(self.dataset, 'get_data_info', None)
-        info = look_up(index) if look_up else None
-        path = info.get('img_path') if isinstance(info, dict) else None
-        return text_of(path)
+    @property
+    def dataset(self) -> Any:
+        """BaseDataset: What the wrapped one wraps, as in a stock run; or it.
+
+        So what looks for the innermost data set finds it.
+        """
+        return getattr(self.wrapped, 'dataset', self.wrapped)
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return len(self.wrapped)
 
     def __getattr__(self, name: str) -> Any:
         # Dunders are looked up here by copy, pickle and the DataLoader's
         # __getitems__, which would fetch past __getitem__.
-        if name.startswith('__') or 'dataset' not in self.__dict__:
+        if name.startswith('__') or 'wrapped' not in self.__dict__:
             raise AttributeError(name)
-        return getattr(self.dataset, name)
+        return getattr(self.wrapped, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Hooks that switch the pipeline set it on the outermost data set.
         if name in _OWN:
             super().__setattr__(name, value)
         else:
-            setattr(self.dataset, name, value)
+            setattr(self.wrapped, name, value)
 
     def __repr__(self) -> str:
-        return f'{type(self).__name__}({self.dataset!r})'
+        return f'{type(self).__name__}({self.wrapped!r})'

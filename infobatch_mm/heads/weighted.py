@@ -70,8 +70,6 @@ class WeightedHeadMixin(Swapped):
         kwargs: dict[str, Any],
     ) -> Any:
         axis = self.infobatch_batch_axis
-        if ledger.guards_parameters:
-            check_own_parameters(self)
         if ledger.guards_inputs and are_weighted(tensors_in((args, kwargs))):
             raise ValueError(
                 f'the loss of {type(self).__name__} is given a tensor that '
@@ -103,26 +101,6 @@ class WeightedHeadMixin(Swapped):
     def infobatch_loss_modules(self) -> list[nn.Module]:
         """Return the modules that get outputs and labels within the seam."""
         raise NotImplementedError
-
-
-def check_own_parameters(head: WeightedHeadMixin) -> None:
-    """Raise a ValueError if a loss has parameters of its own.
-
-    Their gradients are made from all images at once, past the weights.
-    """
-    own = [
-        f'{type(loss).__name__}.{name}'
-        for loss in head.infobatch_loss_modules()
-        for name, parameter in loss.named_parameters()
-        if parameter.requires_grad
-    ]
-    if own:
-        raise ValueError(
-            f'a loss of {type(head).__name__} has parameters that train: '
-            f'{", ".join(own)}. Their gradients are not those of single '
-            'images, so they cannot be weighted. Freeze them, or train this '
-            'model without InfoBatch'
-        )
 
 
 def weigh(module: nn.Module, mixin: Any, *, batch_axis: int) -> None:

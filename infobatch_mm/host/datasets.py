@@ -15,9 +15,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 from mmengine.dataset import BaseDataset
 from mmengine.runner.runner import _SlicedDataset
 from mmengine.structures import BaseDataElement
+from torch import Tensor
 
 
 class FetchNotes:
@@ -31,8 +33,8 @@ class FetchNotes:
     """
 
     def __init__(self) -> None:
-        self.paths: dict[tuple[int, int], str | None] = {}
-        self.failed: set[tuple[int, int]] = set()
+        self.paths: dict[tuple[int, str], str | None] = {}
+        self.failed: set[tuple[int, str]] = set()
         self.redrawn = False
 
     def clear(self) -> None:
@@ -57,9 +59,13 @@ class FetchNotes:
         return next(iter(self.paths.values()), None)
 
 
-def _index_of(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """Return the first argument of a call, whatever its name is."""
-    return args[0] if args else next(iter(kwargs.values()))
+def _index_of(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    """Return what a call asks for: its first argument, as text.
+
+    It may have any name, and be anything: a list of indices, or nothing.
+    """
+    first = next(iter([*args, *kwargs.values()]), None)
+    return repr(first.item() if isinstance(first, np.generic) else first)
 
 
 class _Prepare:
@@ -98,9 +104,9 @@ class _Redraw:
     def __init__(self, notes: FetchNotes, stock: Any) -> None:
         self.notes, self.stock = notes, stock
 
-    def __call__(self, *args: Any) -> int:
+    def __call__(self, *args: Any, **kwargs: Any) -> int:
         self.notes.redrawn = True
-        return self.stock(*args)
+        return self.stock(*args, **kwargs)
 
 
 def text_of(path: Any) -> str | None:
@@ -108,22 +114,84 @@ def text_of(path: Any) -> str | None:
     return os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
 
 
+def listed_path(dataset: Any, index: int) -> str | None:
+    """Return the ``img_path`` that a data set lists for an index, if any.
+
+    A wrapper that hands on the attributes of what it wraps is not asked: its
+    own indices may be others.
+    """
+    if not hasattr(type(dataset), 'get_data_info'):
+        return None
+    try:
+        info = dataset.get_data_info(index)
+    except Exception:  # anybody's code, which may open a file a sample
+        return None
+    return text_of(info.get('img_path') if isinstance(info, dict) else None)
+
+
+def initialise(dataset: Any) -> None:
+    """Let a data set with ``lazy_init`` list its samples, as Runner does.
+
+    mmengine's Runner asks the outermost one. Not all wrappers pass that on,
+    so that a data set within would list its samples at the first fetch, in
+    each worker for itself.
+    """
+    if hasattr(dataset, 'full_init'):
+        dataset.full_init()
+    for leaf in leaves(dataset):
+        if isinstance(leaf, BaseDataset) and not leaf._fully_initialized:
+            leaf.full_init()
+
+
 def leaves(dataset: Any) -> Iterator[Any]:
     """Yield the data sets at the bottom of any nest of wrappers."""
     if isinstance(dataset, BaseDataset):
         yield dataset
         return
-    found = getattr(dataset, 'datasets', None) or [
-        getattr(dataset, 'dataset', None)
-    ]
-    inner = [child for child in found if child is not None]
+    named = getattr(dataset, 'datasets', None) or getattr(
+        dataset, 'dataset', None
+    )
+    inner = _data_sets_in(named)
     if not inner:  # a wrapper may name what it wraps otherwise
-        held = getattr(dataset, '__dict__', {}).values()
-        inner = [each for each in held if isinstance(each, BaseDataset)]
+        inner = _wrapped_base(dataset, {id(dataset)})
     for child in inner:
         yield from leaves(child)
     if not inner:
         yield dataset
+
+
+def _data_sets_in(value: Any) -> list[Any]:
+    """Return a data set, or several in a list or a dict; else nothing."""
+    values = value.values() if isinstance(value, Mapping) else value
+    if not isinstance(value, (Mapping, list, tuple)):
+        values = [value]
+    # Samples in a list are none, and there may be millions.
+    return [*values] if all(map(_is_data_set, values)) else []
+
+
+def _is_data_set(value: Any) -> bool:
+    """Tell whether something gives samples by their index."""
+    plain = (str, bytes, Mapping, list, tuple, np.ndarray, Tensor)
+    gives = hasattr(value, '__getitem__') and hasattr(value, '__len__')
+    return gives and not isinstance(value, plain)
+
+
+def _wrapped_base(dataset: Any, seen: set[int]) -> list[Any]:
+    """Return what a wrapper holds at the bottom of which are base data sets.
+
+    Args:
+        dataset (Any): The wrapper.
+        seen (set[int]): The ids of those it lies within, which it may name.
+    """
+    found = []
+    for value in getattr(dataset, '__dict__', {}).values():
+        for each in _data_sets_in(value):
+            if id(each) in seen:
+                continue
+            inner = _wrapped_base(each, seen | {id(each)})
+            if isinstance(each, BaseDataset) or inner:
+                found.append(each)
+    return found
 
 
 def note_fetches(datasets: Iterable[Any]) -> FetchNotes:
@@ -152,8 +220,13 @@ def _stock(leaf: Any, name: str) -> Any:
         return method.stock
     if name in vars(leaf):  # one that the data set has chosen for itself
         return method
-    # A partial, since a deep copy of it belongs to the copied data set.
-    return partial(getattr(type(leaf), name), leaf)
+    # A partial, since a deep copy of it belongs to the copied data set; and
+    # by name, since a worker that is spawned may not import what decorates.
+    return partial(_call_stock, leaf, name)
+
+
+def _call_stock(leaf: Any, name: str, *args: Any, **kwargs: Any) -> Any:
+    return getattr(type(leaf), name)(leaf, *args, **kwargs)
 
 
 def unsliced(dataset: Any) -> Any:

@@ -7,7 +7,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
@@ -129,11 +129,17 @@ def write_batches(archive: Path, folder: Path, layout: Cifar) -> None:
 def read_batch(path: Path) -> dict:
     """Read a pickled batch; only of archives that are trusted."""
     try:
-        return pickle.loads(path.read_bytes(), encoding='latin1')
-    except (OSError, pickle.UnpicklingError, EOFError) as error:
+        batch = pickle.loads(path.read_bytes(), encoding='latin1')
+    except Exception as error:  # damaged, it may name anything
         raise ValueError(
             f'{path} cannot be read ({error}); unpack a complete archive again'
         ) from error
+    if not isinstance(batch, dict):
+        raise ValueError(
+            f'{path} holds a {type(batch).__name__}; take the archive for '
+            'Python'
+        )
+    return batch
 
 
 def check_cifar(root: Path, layout: Cifar) -> str:
@@ -143,17 +149,20 @@ def check_cifar(root: Path, layout: Cifar) -> str:
         labels: list[int] = []
         for name in names:
             batch = read_batch(folder / name)
-            if not {'data', layout.labels} <= set(batch):
+            data: Any = batch.get('data')
+            classes = batch.get(layout.labels)
+            has_pixels = isinstance(data, np.ndarray)
+            if not (has_pixels and isinstance(classes, list)):
                 raise ValueError(
                     f'{folder / name} holds no data or no {layout.labels}; '
                     'take the archive for Python'
                 )
-            labels += batch[layout.labels]
-            expected = (len(batch[layout.labels]), 3 * layout.side**2)
-            if batch['data'].shape != expected:
+            labels += classes
+            expected = (len(classes), 3 * layout.side**2)
+            if data.shape != expected:
                 raise ValueError(
                     f'{folder / name} holds pixels of shape '
-                    f'{batch["data"].shape}, and its labels need {expected}; '
+                    f'{data.shape}, and its labels need {expected}; '
                     'unpack a complete archive again'
                 )
         found = Counter(labels)

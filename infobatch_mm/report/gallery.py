@@ -13,6 +13,7 @@ import numpy as np
 from mmengine.config import Config
 from PIL import Image
 
+from ..datasets.indexed import IndexedDataset
 from . import runs
 from .figures import data_address
 from .samples import State, listed, load_state
@@ -76,7 +77,7 @@ class Shower:
     """
 
     def __init__(self, work_dir: Path, state: State) -> None:
-        self.dataset = listed(work_dir, state)
+        self.dataset = IndexedDataset(listed(work_dir, state))
         self.state = state
         self.bgr = gives_bgr(runs.config(work_dir))
         metainfo = self.dataset.metainfo
@@ -87,12 +88,14 @@ class Shower:
         self.colors[: len(palette)] = np.reshape(palette, (-1, 3))
 
     def cards(self, indices: Sequence[int]) -> list[Card]:
-        """Show some samples."""
-        return list(map(self._card, indices))
+        """Show some samples, as far as they can still be read."""
+        return [card for index in indices if (card := self._card(index))]
 
-    def _card(self, index: int) -> Card:
+    def _card(self, index: int) -> Card | None:
         data = self.dataset[index]
         sample = data['data_samples']
+        if sample.infobatch_refetched:
+            return None
         image = data['inputs'].permute(1, 2, 0).numpy().astype(np.uint8)
         kept = self.state.times_kept
         card = Card(

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from mmengine.config import Config
 
 from ..compare.stock import is_higher_better
+from ..config import HOOKS
 from ..host.types import type_name
 from ..records import METRICS, NO_METRICS, Line
 from . import progress
@@ -163,10 +164,11 @@ def policy_name(work_dir: Path) -> str | None:
     if summary := of_run.summary(work_dir):
         return summary['policy']
     cfg = of_run.config(work_dir)
-    hooks = [cfg.train_cfg.get('infobatch'), *(cfg.get('custom_hooks') or [])]
-    hooks.append(dict(cfg.get('default_hooks') or {}).get('infobatch'))
-    policies = (hook['policy'] for hook in hooks if hook and 'policy' in hook)
-    policy = next(policies, None) or {}
+    hooks = [*(cfg.get('custom_hooks') or [])]
+    hooks += dict(cfg.get('default_hooks') or {}).values()
+    ours = [h for h in hooks if h and type_name(h) in HOOKS]
+    ours.append(cfg.train_cfg.get('infobatch') or {})
+    policy = ours[0].get('policy') or {}
     return type_name(policy) if 'type' in policy else 'InfoBatchPolicy'
 
 

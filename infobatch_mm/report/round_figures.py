@@ -63,7 +63,9 @@ def weight_chart(rounds: Sequence[Line]) -> Picture:
         caption = (
             'Weights of the gradients. Kept samples stand in for the pruned '
             'ones of their kind, which the mean shows; the largest weight is '
-            'that of a sample of the kind that was pruned most.'
+            'that of a sample of the kind that was pruned most. In smaller '
+            'batches all weights are multiplied by the share that is kept, '
+            'so that their mean is 1.'
         )
         if not is_known:
             caption += ' This run did not record its largest weights.'

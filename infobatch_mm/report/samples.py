@@ -5,7 +5,6 @@ The first is read from its last checkpoint, the second built from its config.
 
 import csv
 import json
-import pickle
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
@@ -19,8 +18,8 @@ from torch import Tensor
 
 from .. import records
 from ..datasets.identity import fingerprint, path_number, roots_of
-from ..host.checkpoint import last_checkpoint
-from ..host.datasets import text_of
+from ..host.checkpoint import last_checkpoint, read_plain
+from ..host.datasets import initialise, listed_path
 from ..host.types import type_name
 from ..pruned_run import STATE_KEY
 from . import runs
@@ -53,16 +52,6 @@ class State(NamedTuple):
         return order[: int(self.scores.isfinite().sum())].tolist()
 
 
-class _Unread:
-    """Takes the place of what a checkpoint holds beside plain values."""
-
-    def __init__(self, *args: Any) -> None:
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-
 def check_is_of(work_dir: Path, checkpoint: dict[str, Any]) -> None:
     """Raise a ValueError for a checkpoint of an earlier run in a folder."""
     starts = runs.starts(work_dir)
@@ -85,7 +74,7 @@ def load_state(work_dir: Path) -> State | None:
         FileNotFoundError: If the run has saved none.
         ValueError: If it is that of an earlier run.
     """
-    checkpoint = _read(last_checkpoint(work_dir))
+    checkpoint = read_plain(last_checkpoint(work_dir))
     check_is_of(work_dir, checkpoint)
     state = checkpoint.get(STATE_KEY)
     if state is None:
@@ -104,31 +93,11 @@ def load_state(work_dir: Path) -> State | None:
 def class_names(work_dir: Path) -> Sequence[str]:
     """Return the names of the classes, as the last checkpoint has them."""
     try:
-        meta = _read(last_checkpoint(work_dir)).get('meta') or {}
+        meta = read_plain(last_checkpoint(work_dir)).get('meta') or {}
         return tuple(meta['dataset_meta']['classes'])
     except Exception:
         # The names are a kindness to the reader; numbers serve too.
         return ()
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """Read the tensors and plain values of a checkpoint."""
-    if not hasattr(torch.serialization, 'get_unsafe_globals_in_checkpoint'):
-        raise ValueError(
-            'to read the scores of a checkpoint without running what it holds '
-            f'takes PyTorch 2.6 or later, and this is {torch.__version__}'
-        )
-    try:
-        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-        stand_ins: list[Any] = [(_Unread, name) for name in names]
-        with torch.serialization.safe_globals(stand_ins):
-            return torch.load(
-                path, map_location='cpu', weights_only=True, mmap=True
-            )
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).partition('\n')[0]
-        text = f'{path} is no whole checkpoint ({reason})'
-        raise ValueError(text) from error
 
 
 def _weights_of(state: dict[str, Any]) -> Tensor:
@@ -147,8 +116,7 @@ def build_dataset(cfg: Config) -> Any:
     if type_name(dataset) == 'IndexedDataset':
         dataset = dataset.dataset
     built = DATASETS.build(without_augmentation(dataset))
-    if hasattr(built, 'full_init'):  # with lazy_init, as mmengine's Runner
-        built.full_init()
+    initialise(built)
     return built
 
 
@@ -159,13 +127,16 @@ def without_augmentation(node: Any) -> Any:
     if not isinstance(node, dict):
         return node
     copy = {key: without_augmentation(value) for key, value in node.items()}
-    if 'pipeline' in copy:
-        copy['pipeline'] = [
-            step
-            for step in copy['pipeline']
-            if type_name(step).startswith(('Load', 'Pack'))
-        ]
+    if isinstance(copy.get('pipeline'), list):
+        copy['pipeline'] = [*filter(_keeps_sample, copy['pipeline'])]
     return copy
+
+
+def _keeps_sample(step: Any) -> bool:
+    """Tell whether a step of a pipeline loads or packs; or cannot be told."""
+    if not (isinstance(step, dict) and step.get('type')):
+        return True
+    return type_name(step).startswith(('Load', 'Pack'))
 
 
 # In the order of their scores
@@ -282,19 +253,18 @@ class _Paths:
     """The paths of samples, as far as they are those that were trained on."""
 
     def __init__(self, ranking: Ranking) -> None:
-        self.look_up = getattr(ranking.dataset, 'get_data_info', None)
+        self.dataset = ranking.dataset
         self.identities = ranking.state.identities
-        self.roots = roots_of(ranking.dataset) if self.look_up else ()
+        self.roots = roots_of(self.dataset) if self.dataset else ()
 
     def __call__(self, index: int) -> str | None:
-        info = self.look_up(index) if self.look_up else None
-        path = info.get('img_path') if isinstance(info, dict) else None
+        path = listed_path(self.dataset, index)
         # A data set may choose in its methods what an index stands for, past
         # its list.
         number = _value(self.identities, index)
         if number and number != path_number(path, self.roots):
             return None
-        return text_of(path)
+        return path
 
 
 def write_csv(table: Iterator[Row], file: TextIO) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from ..compare.statistics import LEVEL, Paired
+from ..compare.tables import decimals
 from ..records import Line
 from .arms import Arm, Cell, Comparison, verdict
 from .results import Metric
@@ -55,12 +56,6 @@ def duration(seconds: float) -> str:
     """Format a time in the unit that suits it."""
     scale, unit = time_unit(seconds)
     return f'{number_text(seconds / scale, ",.1f")} {unit}'
-
-
-def decimals(values: Sequence[float]) -> str:
-    """Return the format of a metric: percent, or something like a loss."""
-    largest = max((abs(v) for v in values if math.isfinite(v)), default=0)
-    return '.2f' if largest >= 2 else '.4f'
 
 
 def spread(values: Sequence[float], style: str) -> str:
