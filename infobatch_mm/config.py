@@ -17,7 +17,7 @@ from mmengine.registry import HOOKS as HOOK_CLASSES
 
 from .datasets.indexed import IndexedDataset
 from .hook import InfoBatchHook
-from .host.types import find_class, imported_modules, is_of, type_name
+from .host.classes import find_class, imported_modules, is_of, type_name
 from .pruning.registry import PRUNING_POLICIES
 
 PACKAGE = 'infobatch_mm'

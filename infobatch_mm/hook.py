@@ -8,7 +8,8 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
 from . import binding, checks, records
-from .host.checkpoint import allow_resuming, bind_checkpoint_hooks
+from .host.checkpoint import bind_checkpoint_hooks
+from .host.checkpoint_files import allow_resuming
 from .host.running import announce_max_iters, is_resuming, show_scores
 from .parts import Parts
 from .pruned_run import STATE_KEY, PrunedRun

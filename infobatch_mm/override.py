@@ -30,8 +30,8 @@ from .config import (
 )
 from .heads import attach, outermost_heads
 from .hook import InfoBatchHook
+from .host.classes import imported_modules
 from .host.stock_loops import rewrite_train_cfg
-from .host.types import imported_modules
 from .loops import InfoBatchEpochBasedTrainLoop, InfoBatchIterBasedTrainLoop
 
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from .host.checkpoint import AtomicLocalBackend
+from .host.checkpoint_files import AtomicLocalBackend
 from .pruned_run import PrunedRun
 
 ROUNDS_FILE, SUMMARY_FILE = 'infobatch.jsonl', 'infobatch_summary.json'

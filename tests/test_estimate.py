@@ -30,7 +30,7 @@ from infobatch_mm.compare.parts import UnscaledPolicy
 from infobatch_mm.compare.setup import samples_of_epoch
 from infobatch_mm.datasets.indexed import IndexedDataset
 from infobatch_mm.estimate import Budget, Schedule
-from infobatch_mm.host import checkpoint
+from infobatch_mm.host import checkpoint_files
 from infobatch_mm.pacing import Dealing
 from infobatch_mm.pruning.prune_ratio import PruneRatio
 from infobatch_mm.pruning.registry import build_policy
@@ -635,7 +635,7 @@ def test_a_checkpoint_may_hold_objects_of_any_kind(tmp_path):
     kinds += [collections.OrderedDict(a=1), torch.nn.Linear(2, 2), Window]
     state = dict(scores=torch.rand(5), text='words', number=7)
     torch.save(dict(kinds=kinds, infobatch=state), tmp_path / 'last.pth')
-    found = checkpoint.read_plain(tmp_path / 'last.pth')['infobatch']
+    found = checkpoint_files.read_plain(tmp_path / 'last.pth')['infobatch']
     assert torch.equal(found.pop('scores'), state.pop('scores'))
     assert found == state
 
@@ -648,7 +648,7 @@ class Trap:
 def test_what_a_checkpoint_names_is_not_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save(dict(trap=Trap(), number=7), 'last.pth')
-    assert checkpoint.read_plain(Path('last.pth'))['number'] == 7
+    assert checkpoint_files.read_plain(Path('last.pth'))['number'] == 7
     assert not Path('trapped').exists()
 
 

@@ -20,7 +20,7 @@ from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 
-from infobatch_mm.host import checkpoint, packages
+from infobatch_mm.host import checkpoint_files, packages
 from infobatch_mm.host.packages import require
 
 ROOT = Path(__file__).parents[1]
@@ -97,7 +97,7 @@ def test_the_alias_is_only_set_where_the_official_package_is_missing(
 def test_checkpoints_with_a_message_hub_load(tmp_path):
     file = tmp_path / 'checkpoint.pth'
     torch.save(dict(history=HistoryBuffer([1.0], [1])), file)
-    checkpoint.allow_resuming()
+    checkpoint_files.allow_resuming()
     loaded = CheckpointLoader.load_checkpoint(str(file))
     assert loaded['history'].current() == 1.0
 
@@ -105,9 +105,11 @@ def test_checkpoints_with_a_message_hub_load(tmp_path):
 def test_loader_of_local_files(tmp_path):
     file = tmp_path / 'checkpoint.pth'
     torch.save(dict(history=HistoryBuffer([1.0], [1])), file)
-    assert checkpoint.load_from_local(str(file))['history'].current() == 1.0
+    assert (
+        checkpoint_files.load_from_local(str(file))['history'].current() == 1.0
+    )
     with pytest.raises(FileNotFoundError, match=r'none\.pth'):
-        checkpoint.load_from_local(str(tmp_path / 'none.pth'))
+        checkpoint_files.load_from_local(str(tmp_path / 'none.pth'))
 
 
 # What `import infobatch_mm` does to a process: it registers, no more

@@ -18,7 +18,7 @@ from mmengine.registry import METRICS
 from processes import Child
 
 from infobatch_mm import parts
-from infobatch_mm.host.checkpoint import AtomicLocalBackend
+from infobatch_mm.host.checkpoint_files import AtomicLocalBackend
 
 EPOCHS = dict(type='InfoBatchEpochBasedTrainLoop', max_epochs=8)
 PLAIN_EPOCHS = dict(type='EpochBasedTrainLoop', max_epochs=8)

@@ -15,7 +15,7 @@ from .. import estimate
 from ..config import enable, hook_settings
 from ..estimate import Budget, Case, Row
 from ..hook import InfoBatchHook
-from ..host.types import type_name
+from ..host.classes import type_name
 from ..pacing import PACINGS, SMALLER_BATCHES, Dealing
 from ..pruning import NoPruningPolicy, PruningPolicy
 from ..pruning.registry import build_policy

@@ -17,7 +17,7 @@ from mmengine.runner import Runner
 from mmengine.utils import import_modules_from_strings
 
 from ..config import is_classifier
-from ..host.checkpoint import allow_resuming
+from ..host.checkpoint_files import allow_resuming
 from ..host.packages import alias_config_bases, is_importable
 from .ending import in_one_line, is_ours
 

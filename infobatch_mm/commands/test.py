@@ -11,7 +11,7 @@ import mmengine
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 
-from ..host.types import type_name
+from ..host.classes import type_name
 from . import running
 from .ending import check_exists, in_one_line, is_ours
 

@@ -14,9 +14,9 @@ from mmengine.logging import print_log
 from .. import override  # noqa: F401 # so that train_cfg.infobatch is heeded
 from ..config import enable
 from ..hook import InfoBatchHook
-from ..host.checkpoint import last_checkpoint
+from ..host.checkpoint_files import last_checkpoint
+from ..host.classes import type_name
 from ..host.running import is_resuming
-from ..host.types import type_name
 from ..pruned_run import STATE_KEY
 from . import running
 from .ending import check_exists, in_one_line, is_ours

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from mmengine.config import Config
 
 from ..config import enable
-from ..host.types import type_name
+from ..host.classes import type_name
 from ..pacing import FEWER_STEPS
 from ..scores import IMAGE_MEAN
 from .parts import UnscaledPolicy

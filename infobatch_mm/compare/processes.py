@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 
-from ..host.checkpoint import last_checkpoint
+from ..host.checkpoint_files import last_checkpoint
 from .cells import Study
 from .parts import PROBE_FILE, PROBE_ITERS, ProbeHook
 from .setup import config_hash, stock_config

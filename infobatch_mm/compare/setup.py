@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 from mmengine.config import Config
 from mmengine.registry import METRICS
 
+from ..host.classes import find_class, imported_modules, is_of, type_name
 from ..host.packages import alias_config_bases
-from ..host.types import find_class, imported_modules, is_of, type_name
 
 AUTO = 'auto'  # mmengine's word for the first that a validation returns
 # The paper's settings, as the text of a config spells them out.

@@ -14,7 +14,7 @@ from ..config import (
     SEG_HEADS,
     combine_options,
 )
-from ..host.types import imported_modules, type_name
+from ..host.classes import imported_modules, type_name
 from .setup import AUTO, is_epoch_based
 
 OVERRIDE = f'{PACKAGE}.override'

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from mmengine.fileio import LocalBackend
 
-from ..host.checkpoint import AtomicLocalBackend
+from ..host.checkpoint_files import AtomicLocalBackend
 from ..host.packages import require
 
 EXTRA = 'finetune'

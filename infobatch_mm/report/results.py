@@ -11,7 +11,7 @@ from mmengine.config import Config
 
 from ..compare.stock import is_higher_better
 from ..config import HOOKS
-from ..host.types import type_name
+from ..host.classes import type_name
 from ..records import METRICS, NO_METRICS, Line
 from . import progress
 from . import runs as of_run

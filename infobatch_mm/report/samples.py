@@ -18,9 +18,9 @@ from torch import Tensor
 
 from .. import records
 from ..datasets.identity import fingerprint, path_number, roots_of
-from ..host.checkpoint import last_checkpoint, read_plain
+from ..host.checkpoint_files import last_checkpoint, read_plain
+from ..host.classes import type_name
 from ..host.datasets import initialise, listed_path
-from ..host.types import type_name
 from ..pruned_run import STATE_KEY
 from . import runs
 
