@@ -291,20 +291,34 @@ AT_COSTS = at_cost(core(**HALF), 50) | at_cost(core(**THIRD), 33)
 PLANNED_ARMS = (CORE | AT_COSTS).keys() - {'short-lr'}
 
 
-def never_annealed(keep: float) -> Arm:
-    """Return an arm in all steps that keeps a share up to the end."""
-    policy = dict(type='InfoBatchPolicy', keep=keep)
+def never_annealed(kind: str = 'InfoBatchPolicy', **options: Any) -> Arm:
+    """Return an arm in all steps that prunes up to the end.
+
+    Args:
+        kind (str): The type of its policy.
+        **options: Those of the policy, such as ``keep``.
+    """
+    policy = dict(type=kind, **options)
     return arms.infobatch(policy=policy, delta=1.0, **ALL_STEPS)
 
 
+PROPORTIONAL = 'ProportionalPolicy'  # of benchmarks/parts
 RANDOM_SMALL_BATCH = {'random-small-batch': arms.random(**ALL_STEPS)}
 EXPLORATORY: dict[str, Arm] = {
     'quantile': paper(policy=dict(type='QuantilePolicy'), delta=0.875),
     'class-balanced': paper(score='class_balanced'),
     'gradient-norm': paper(**PAPER, score='gradient_norm'),
     # All steps at the same costs, without full batches at the end.
-    'infobatch-small-batch-no-annealing': never_annealed(0.725),
-    'infobatch-small-batch-no-annealing-50': never_annealed(0.493),
+    'infobatch-small-batch-no-annealing': never_annealed(keep=0.725),
+    'infobatch-small-batch-no-annealing-50': never_annealed(keep=0.493),
+    # And with other choices than by the mean.
+    'quantile-small-batch': never_annealed('QuantilePolicy', keep=0.725),
+    'quantile-small-batch-50': never_annealed('QuantilePolicy', keep=0.493),
+    'proportional-small-batch': never_annealed(PROPORTIONAL, keep=0.725),
+    'proportional-small-batch-50': never_annealed(PROPORTIONAL, keep=0.493),
+    'ramp-up-small-batch': never_annealed(
+        prune_ratio=dict(type='linear', start=0.0, end=0.9)
+    ),
     **RANDOM_SMALL_BATCH,
     **at_cost(RANDOM_SMALL_BATCH, 50),
     'random-unscaled': arms.random(rescaled=False, **arms.PAPER),
@@ -336,6 +350,7 @@ ARMS = CORE | AT_COSTS | TUNED | EXPLORATORY
 KEEPS = {
     'cifar10-finetune-tuned': 0.682,
     'cifar10-tuned-float32': 0.711,
+    'cifar10-adamw-tuned': 0.709,
     'cifar10-lars-tuned': 0.713,
     'cifar10-lamb-tuned': 0.714,
     'cifar10-long': 0.659,
@@ -344,7 +359,7 @@ KEEPS = {
 
 def arms_of(suite: str) -> dict[str, Arm]:
     """Return the arms of a suite, at its costs."""
-    arm = never_annealed(KEEPS.get(suite, 0.725))
+    arm = never_annealed(keep=KEEPS.get(suite, 0.725))
     return ARMS | {'infobatch-small-batch-no-annealing': arm}
 
 

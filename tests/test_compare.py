@@ -1232,6 +1232,7 @@ def test_what_cannot_be_taken_out_is_refused(tmp_path):
 
 def test_a_type_may_be_none(tmp_path):
     stock = toys.config(tmp_path, pruned=False)
+    stock.pop('custom_hooks')
     stock.train_dataloader.dataset.extra = dict(type=None)
     assert unpruned(stock)[0].to_dict() == stock.to_dict()
 

@@ -234,12 +234,12 @@ def test_the_batch_in_its_own_order_needs_no_places():
     assert rows.places is None and rows.weights is WEIGHTS
 
 
-def test_a_sample_that_comes_twice_has_places_of_its_own():
+def test_a_sample_that_comes_twice_has_the_mean_of_its_losses():
     ledger = Ledger()
     ledger.open(torch.tensor([4, 4]), WEIGHTS, samples=[4, 4], nowhere=99)
     ledger.record('decode', torch.tensor([1.0, 2.0]), ledger.rows([4, 4]))
     ids, losses = ledger.close()
-    assert ids.tolist() == [4, 4] and losses.tolist() == [1.0, 2.0]
+    assert ids.tolist() == [4, 99] and losses.tolist() == [1.5, 0.0]
 
 
 def test_a_step_without_a_loss_is_an_error():

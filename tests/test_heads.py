@@ -353,16 +353,6 @@ def test_a_loss_that_counts_its_calls_counts_the_steps():
     torch.testing.assert_close(scores, expected, rtol=0.02, atol=0)
 
 
-def test_a_loss_with_parameters_is_an_error():
-    head = build(toys.weighted(toys.fcn_head()))
-    head.loss_decode.scale = nn.Parameter(torch.ones(()))
-    logits, samples = torch.randn(3, 11, 16, 16), labels(3)
-    with pytest.raises(ValueError, match='FCNHead .*: CrossEntropyLoss.scale'):
-        scores_of(head, logits, samples)
-    head.loss_decode.requires_grad_(False)
-    assert scores_of(head, logits, samples).isfinite().all()
-
-
 class NoisyLoss(nn.Module):
     """A loss that consumes random numbers."""
 

@@ -1019,7 +1019,8 @@ def test_without_scipy_there_is_no_interval(tmp_path, monkeypatch):
 
 def test_the_title_names_the_config_and_the_policy(tmp_path):
     folder = tmp_path / 'run'
-    hook = "dict(type='Hook', policy=dict(type='my.QuantilePolicy'))"
+    hook = "dict(type='Hook', policy='no policy of ours'), "
+    hook += "dict(type='PruneHook', policy=dict(type='my.QuantilePolicy'))"
     lines = [round_line(0), train_line(10), val_line(10)]
     write(folder, lines, config=f'custom_hooks = [{hook}]')
     text = (last_start(folder) / 'vis_data/config.py').read_text()

@@ -336,6 +336,39 @@ def test_a_batch_without_a_finite_loss_puts_it_off(tmp_path):
     assert not toys.hook_of(runner).steps.has_looked
 
 
+class Tempered(light.LightHead):
+    """A loss with a parameter of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.temperature = nn.Parameter(torch.ones(()))
+
+    def loss_by_feat(self, logits, data_samples):
+        return super().loss_by_feat(logits / self.temperature, data_samples)
+
+
+@MODELS.register_module()
+class TemperedModel(light.LightModel):
+    def __init__(self):
+        super().__init__(weighted=False)
+        self.head = Tempered()
+        attach(self.head)
+
+
+@pytest.mark.parametrize('is_frozen', [False, True])
+def test_a_loss_with_a_parameter_that_trains_is_refused(tmp_path, is_frozen):
+    """Its gradient is made of all images at once."""
+    cfg = light.config(tmp_path, LOOP, samples=24)
+    cfg.model = dict(type='TemperedModel')
+    runner = Runner.from_cfg(cfg)
+    runner.model.head.temperature.requires_grad_(not is_frozen)
+    if is_frozen:
+        runner.train()
+        return
+    with pytest.raises(ValueError, match=r'gradient: head\.temperature\. A'):
+        runner.train()
+
+
 class Rooted(light.LightHead):
     """Take a root at zero, whose gradient is not finite."""
 

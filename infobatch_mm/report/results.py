@@ -166,7 +166,8 @@ def policy_name(work_dir: Path) -> str | None:
     cfg = of_run.config(work_dir)
     hooks = [*(cfg.get('custom_hooks') or [])]
     hooks += dict(cfg.get('default_hooks') or {}).values()
-    ours = [h for h in hooks if h and type_name(h) in HOOKS]
+    typed = [hook for hook in hooks if hook and 'type' in hook]
+    ours = [hook for hook in typed if type_name(hook) in HOOKS]
     ours.append(cfg.train_cfg.get('infobatch') or {})
     policy = ours[0].get('policy') or {}
     return type_name(policy) if 'type' in policy else 'InfoBatchPolicy'
