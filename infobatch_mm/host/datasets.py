@@ -148,10 +148,8 @@ def leaves(dataset: Any) -> Iterator[Any]:
     if isinstance(dataset, BaseDataset):
         yield dataset
         return
-    named = getattr(dataset, 'datasets', None) or getattr(
-        dataset, 'dataset', None
-    )
-    inner = _data_sets_in(named)
+    inner = _data_sets_in(getattr(dataset, 'datasets', None))
+    inner = inner or _data_sets_in(getattr(dataset, 'dataset', None))
     if not inner:  # a wrapper may name what it wraps otherwise
         inner = _wrapped_base(dataset, {id(dataset)})
     for child in inner:

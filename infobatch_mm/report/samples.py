@@ -255,7 +255,7 @@ class _Paths:
     def __init__(self, ranking: Ranking) -> None:
         self.dataset = ranking.dataset
         self.identities = ranking.state.identities
-        self.roots = roots_of(self.dataset) if self.dataset else ()
+        self.roots = roots_of(self.dataset)
 
     def __call__(self, index: int) -> str | None:
         path = listed_path(self.dataset, index)
