@@ -41,7 +41,8 @@ class ProportionalPolicy:
     Args:
         keep (float): The share of all samples that a round keeps.
         floor (float): Scores below this part of their mean count as that, so
-            that no weight is above ``1 / (floor * keep)``.
+            that once all are scored no weight is above
+            ``(1 + floor) / (floor * keep)``.
         delta (float): See :class:`infobatch_mm.pruning.PruningPolicy`.
     """
 
